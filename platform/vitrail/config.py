@@ -1,0 +1,300 @@
+"""What a run is: frozen, strict pydantic models that print as JSON and take overrides from the command line.
+
+    recipe = override(get_recipe("upernet_vit-nano_mln_128x128_1k"), ["schedule.peak_lr=1e-3", "total_steps=400"])
+
+A `Recipe` holds all that decides the result of training but the data and the seed; nothing in it names a machine.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from vitrail.errors import UnknownNameError, UsageError
+
+IGNORE_INDEX = 255
+"""Label of pixels that count in neither loss nor metric."""
+
+T = TypeVar("T", bound=BaseModel)
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Strict(BaseModel):
+    """A frozen configuration that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with any field."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class BackboneConfig(Strict):
+    """A plain ViT. Defaults are those of every published row but for width, heads and final norm."""
+
+    embed_dim: PositiveInt
+    num_heads: PositiveInt
+    depth: PositiveInt = 12
+    mlp_ratio: PositiveFloat = 4.0
+    img_size: PositiveInt = 512
+    patch_size: PositiveInt = 16
+    out_indices: tuple[int, int, int, int] = (2, 5, 8, 11)
+    final_norm: bool = False
+    """LayerNorm on the last of the four outputs (the "LN" of the published names)."""
+    drop_path_rate: Fraction = 0.1
+    drop_path_attn: bool = True
+    """Stochastic depth on the attention branch too: mmsegmentation up to 0.23, which trained the published models."""
+    patch_bias: bool = True
+    """Bias of the patch embedding: mmsegmentation up to 1.1; 1.2 leaves it out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim={self.embed_dim} must be divisible by num_heads={self.num_heads}")
+        if max(self.out_indices) >= self.depth:
+            raise ValueError(f"out_indices={self.out_indices} must be below depth={self.depth}")
+        return self
+
+
+class MultiLevelNeckConfig(Strict):
+    """1x1 and 3x3 convolutions around a resize of each level by `scales` (the "MLN" of the published names)."""
+
+    scales: tuple[float, float, float, float] = (4.0, 2.0, 1.0, 0.5)
+
+
+class UPerHeadConfig(Strict):
+    """Pyramid pooling and a feature pyramid over four levels (Xiao et al. 2018)."""
+
+    channels: PositiveInt = 512
+    pool_scales: tuple[int, ...] = (1, 2, 3, 6)
+    dropout_ratio: Fraction = 0.1
+
+
+class FCNHeadConfig(Strict):
+    """One convolution on one level, for an auxiliary loss in training."""
+
+    channels: PositiveInt = 256
+    in_index: int = 3
+    dropout_ratio: Fraction = 0.1
+    loss_weight: float = 0.4
+
+
+class ModelConfig(Strict):
+    """Backbone, neck and heads of a segmentor."""
+
+    backbone: BackboneConfig
+    neck: MultiLevelNeckConfig | None = None
+    decode_head: UPerHeadConfig = UPerHeadConfig()
+    auxiliary_head: FCNHeadConfig = FCNHeadConfig()
+    num_classes: PositiveInt = 150
+
+
+class OptimizerConfig(Strict):
+    """AdamW; the learning rate belongs to the schedule."""
+
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    no_decay: tuple[str, ...] = ("pos_embed", "cls_token")
+    """Parameters whose name contains one of these are not decayed. mmsegmentation also names "norm", which has matched
+    no parameter since 0.15: LayerNorm and BatchNorm weights, and all biases, are decayed."""
+    max_grad_norm: PositiveFloat | None = None
+
+
+class Warmup(Strict):
+    """What all schedules share."""
+
+    peak_lr: PositiveFloat = 6e-5
+    warmup_steps: int = Field(default=1500, ge=0)
+    warmup_ratio: PositiveFloat = 1e-6
+
+
+class PolySchedule(Warmup):
+    """mmsegmentation 0.x's `poly` with linear warm-up: decay from step 0, times a ramp; made the published numbers."""
+
+    kind: Literal["poly"] = "poly"
+    power: PositiveFloat = 1.0
+
+    def lr(self, step: int, total_steps: int) -> float:
+        """Learning rate used in `step`, counted from 0 (mmcv 1.7 `PolyLrUpdaterHook`)."""
+        decayed = self.peak_lr * (1 - step / total_steps) ** self.power
+        if step >= self.warmup_steps:
+            return decayed
+        return decayed * (1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio))
+
+
+class LinearPolySchedule(Warmup):
+    """mmsegmentation 1.x's `LinearLR` then `PolyLR`: reaches the peak at the end of warm-up and 0 at the last step."""
+
+    kind: Literal["linear_poly"] = "linear_poly"
+    power: PositiveFloat = 1.0
+
+    def lr(self, step: int, total_steps: int) -> float:
+        """Learning rate used in `step`, counted from 0 (mmengine 0.10 schedulers in closed form)."""
+        if step < self.warmup_steps:
+            share = step / (self.warmup_steps - 1) if self.warmup_steps > 1 else 1.0
+            return self.peak_lr * (self.warmup_ratio + (1 - self.warmup_ratio) * share)
+        decay_steps = max(1, total_steps - self.warmup_steps - 1)
+        return self.peak_lr * max(0.0, 1 - (step - self.warmup_steps) / decay_steps) ** self.power
+
+
+class CosineSchedule(Warmup):
+    """Linear warm-up, then half a cosine down to `min_lr` (Loshchilov and Hutter 2017)."""
+
+    kind: Literal["cosine"] = "cosine"
+    min_lr: float = 0.0
+
+    def lr(self, step: int, total_steps: int) -> float:
+        """Learning rate used in `step`, counted from 0."""
+        if step < self.warmup_steps:
+            share = step / self.warmup_steps
+            return self.peak_lr * (self.warmup_ratio + (1 - self.warmup_ratio) * share)
+        progress = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        return self.min_lr + (self.peak_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class ConstantSchedule(Warmup):
+    """Linear warm-up, a plateau, and a linear decay to 0 over the last `decay_share` of the steps."""
+
+    kind: Literal["constant"] = "constant"
+    decay_share: Fraction = 0.2
+
+    def lr(self, step: int, total_steps: int) -> float:
+        """Learning rate used in `step`, counted from 0."""
+        ramp = 1.0
+        if step < self.warmup_steps:
+            ramp = self.warmup_ratio + (1 - self.warmup_ratio) * step / self.warmup_steps
+        decay_steps = self.decay_share * total_steps
+        left = (total_steps - step) / decay_steps if decay_steps else 1.0
+        return self.peak_lr * min(ramp, left, 1.0)
+
+
+Schedule = Annotated[
+    PolySchedule | LinearPolySchedule | CosineSchedule | ConstantSchedule, Field(discriminator="kind")
+]
+
+
+class TransformConfig(Strict):
+    """Resize, crop and distortion in training; at test time the resize alone. Defaults are ADE20K's as published."""
+
+    scale: tuple[PositiveInt, PositiveInt] = (2048, 512)
+    """Bounds on the long and the short side that an image is scaled to, its aspect ratio kept."""
+    ratio_range: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    crop_size: PositiveInt = 512
+    cat_max_ratio: Fraction = 0.75
+    """A crop is drawn again (10 times at most) while one class fills this share of its labelled pixels."""
+    flip_prob: Fraction = 0.5
+    photometric: bool = True
+
+
+class WholeInferenceConfig(Strict):
+    """The network sees the whole resized image at once."""
+
+    kind: Literal["whole"] = "whole"
+
+
+class SlideInferenceConfig(Strict):
+    """The network sees overlapping windows, whose logits are averaged."""
+
+    kind: Literal["slide"] = "slide"
+    crop_size: PositiveInt = 512
+    stride: PositiveInt = 341
+
+
+Inference = Annotated[WholeInferenceConfig | SlideInferenceConfig, Field(discriminator="kind")]
+
+
+class Published(Strict):
+    """A row of mmsegmentation's `configs/vit` table: 8 V100 for training, one V100 in float32 for memory and speed."""
+
+    miou: float
+    miou_ms_flip: float
+    memory_gb: float
+    fps: float
+
+
+class Recipe(Strict):
+    """How a model is built, trained and tested."""
+
+    name: str
+    model: ModelConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Schedule = PolySchedule()
+    transforms: TransformConfig = TransformConfig()
+    inference: Inference = WholeInferenceConfig()
+    total_steps: PositiveInt
+    global_batch: PositiveInt = 16
+    val_interval: PositiveInt
+    """Steps from one validation (and checkpoint) to the next; the last step is always validated."""
+    pretrained: str | None = None
+    """timm's name of the weights that the backbone starts from."""
+    published: Published | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule.warmup_steps >= self.total_steps:
+            raise ValueError(
+                f"schedule.warmup_steps={self.schedule.warmup_steps} must be below total_steps={self.total_steps}"
+            )
+        return self
+
+    def with_classes(self, num_classes: int) -> Self:
+        """The same recipe for a data set of `num_classes` classes."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"num_classes": num_classes})})
+
+
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """A recipe with `path.to.field=value` applied; values are JSON, or plain text where that fails.
+
+    Raises:
+        UsageError: not an assignment, a field that does not exist, or a value that the field refuses.
+    """
+    values = recipe.model_dump()
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"{assignment!r} is not of the form path.to.field=value")
+        _assign(values, path.strip(), _parse(text.strip()))
+    return validated(Recipe, values)
+
+
+def validated(cls: type[T], values: Any) -> T:
+    """An instance of `cls`, or a `UsageError` with one line per field at fault."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or cls.__name__}: {e['msg']}" for e in error.errors()]
+        raise UsageError("; ".join(lines)) from None
+
+
+def _assign(values: dict[str, Any], path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    node = values
+    for name in parents:
+        node = _member(node, name, path)
+    current = _member(node, leaf, path)
+    if leaf == "kind" and value != current:
+        # Another variant has other fields: keep those that all variants of a schedule share, drop the rest.
+        shared = {key: node[key] for key in Warmup.model_fields if key in node}
+        node.clear()
+        node.update(shared)
+    node[leaf] = value
+
+
+def _member(node: Any, name: str, path: str) -> Any:
+    known = node if isinstance(node, dict) else {}
+    if name not in known:
+        kind = "field" if name == path else f"part of {path!r}:"
+        raise UnknownNameError(kind, name, known)
+    return known[name]
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

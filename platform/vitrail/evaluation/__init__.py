@@ -1,0 +1,1 @@
+"""Inference over whole images, the metrics of segmentation, and pictures of predictions."""

@@ -1,0 +1,1 @@
+"""Everything that imports mlflow: runs, the model registry and promotion."""

@@ -1,0 +1,1 @@
+"""One device's share of training: optimiser, step, state and checkpoints."""
