@@ -173,9 +173,7 @@ class ConstantSchedule(Warmup):
         return self.peak_lr * min(ramp, left, 1.0)
 
 
-Schedule = Annotated[
-    PolySchedule | LinearPolySchedule | CosineSchedule | ConstantSchedule, Field(discriminator="kind")
-]
+Schedule = Annotated[PolySchedule | LinearPolySchedule | CosineSchedule | ConstantSchedule, Field(discriminator="kind")]
 
 
 class TransformConfig(Strict):

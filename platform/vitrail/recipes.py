@@ -43,9 +43,7 @@ def with_neck(model: ModelConfig, neck: str) -> ModelConfig:
     if neck not in NECKS:
         raise UnknownNameError("neck", neck, NECKS)
     backbone = model.backbone.model_copy(update={"final_norm": neck == "ln_mln"})
-    return model.model_copy(
-        update={"backbone": backbone, "neck": None if neck == "none" else MultiLevelNeckConfig()}
-    )
+    return model.model_copy(update={"backbone": backbone, "neck": None if neck == "none" else MultiLevelNeckConfig()})
 
 
 def _published(
