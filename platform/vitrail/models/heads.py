@@ -1,0 +1,95 @@
+"""The heads that turn feature maps into logits, and their loss.
+
+Sources: Xiao et al. 2018 (UPerNet), Long et al. 2015 (FCN), as mmsegmentation 1.2 `decode_heads/` computes them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from vitrail.config import IGNORE_INDEX
+from vitrail.models.layers import ConvModule, resize
+
+
+class UPerHead(nn.Module):
+    """Pyramid pooling on the coarsest level, a feature pyramid over all of them, logits at the finest."""
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        num_classes: int,
+        *,
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        dropout_ratio: float = 0.1,
+    ) -> None:
+        super().__init__()
+        *finer, coarsest = in_channels
+        self.conv_seg = _classifier(channels, num_classes)
+        self.dropout = nn.Dropout2d(dropout_ratio)
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(coarsest, channels, 1)) for scale in pool_scales
+        )
+        self.bottleneck = ConvModule(coarsest + len(pool_scales) * channels, channels, 3)
+        self.lateral_convs = nn.ModuleList(ConvModule(c, channels, 1) for c in finer)
+        self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, 3) for _ in finer)
+        self.fpn_bottleneck = ConvModule(len(in_channels) * channels, channels, 3)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Levels from fine to coarse -> logits `(N, num_classes, h, w)` at the size of the finest."""
+        *finer, coarsest = levels
+        laterals = [conv(level) for conv, level in zip(self.lateral_convs, finer, strict=True)]
+        laterals.append(self._pool(coarsest))
+        for i in reversed(range(len(finer))):
+            laterals[i] = laterals[i] + resize(laterals[i + 1], laterals[i].shape[-2:])
+        # The pooled level goes to the concatenation without a convolution of its own.
+        outputs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)] + laterals[-1:]
+        outputs = [resize(x, outputs[0].shape[-2:]) for x in outputs]
+        fused: Tensor = self.fpn_bottleneck(torch.cat(outputs, dim=1))
+        return self.conv_seg(self.dropout(fused))  # type: ignore[no-any-return]
+
+    def _pool(self, x: Tensor) -> Tensor:
+        pooled = [resize(module(x), x.shape[-2:]) for module in self.psp_modules]
+        return self.bottleneck(torch.cat([x, *pooled], dim=1))  # type: ignore[no-any-return]
+
+
+class FCNHead(nn.Module):
+    """One 3x3 convolution and a classifier on one level."""
+
+    def __init__(
+        self, in_channels: int, channels: int, num_classes: int, *, in_index: int, dropout_ratio: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.in_index = in_index
+        self.conv_seg = _classifier(channels, num_classes)
+        self.dropout = nn.Dropout2d(dropout_ratio)
+        self.convs = nn.Sequential(ConvModule(in_channels, channels, 3))
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Levels -> logits `(N, num_classes, h, w)` at the size of level `in_index`."""
+        return self.conv_seg(self.dropout(self.convs(levels[self.in_index])))  # type: ignore[no-any-return]
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of upsampled logits, and the percentage of labelled pixels that are right.
+
+    `logits` `(N, K, h, w)`, `labels` int64 `(N, H, W)`. The loss is averaged over all pixels, ignored ones included
+    (mmsegmentation's avg_non_ignore=False); the accuracy over the labelled ones (mmsegmentation from 0.22).
+    """
+    logits = resize(logits, labels.shape[-2:])
+    # reduction="none" because the fused sum is not deterministic on CUDA.
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none").sum() / labels.numel()
+    with torch.no_grad():
+        correct = (logits.argmax(dim=1) == labels).sum()  # no class is called 255
+        accuracy = 100.0 * correct / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    return loss, accuracy
+
+
+def _classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv

@@ -1,0 +1,30 @@
+"""What neck and heads are made of: mmcv's ConvModule and the bilinear resize."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+class ConvModule(nn.Module):
+    """Convolution, BatchNorm and ReLU; `plain`: the convolution alone, with a bias (mmcv 2.1 `ConvModule`)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, plain: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=plain)
+        self.bn = None if plain else nn.BatchNorm2d(out_channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, in_channels, H, W)` -> `(N, out_channels, H, W)`"""
+        x = self.conv(x)
+        return x if self.bn is None else F.relu(self.bn(x), inplace=True)
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """`(N, C, h, w)` -> `(N, C, *size)`, bilinear with align_corners=False; `x` itself where it has that size."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
