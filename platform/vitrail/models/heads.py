@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitrail.config import IGNORE_INDEX
-from vitrail.models.layers import ConvModule, resize
+from vitrail.models.layers import ConvModule, full_precision, resize
 
 
 class UPerHead(nn.Module):
@@ -78,7 +78,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     `logits` `(N, K, h, w)`, `labels` int64 `(N, H, W)`. The loss is averaged over all pixels, ignored ones included
     (mmsegmentation's avg_non_ignore=False); the accuracy over the labelled ones (mmsegmentation from 0.22).
     """
-    logits = resize(logits, labels.shape[-2:])
+    logits = resize(full_precision(logits), labels.shape[-2:])
     # reduction="none" because the fused sum is not deterministic on CUDA.
     loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none").sum() / labels.numel()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
@@ -28,3 +29,8 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in float32 where it is narrower: logits of a half-precision forward pass, before they are interpolated."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
