@@ -1,0 +1,64 @@
+"""The one place where MLflow is imported: quiet, without telemetry, and told not to retry behind our back.
+
+Importing MLflow takes more than a second, so it happens inside functions, in the process that talks to it.
+"""
+
+import json
+import logging
+import os
+from typing import Any
+
+from vitrail.tracking.store import ensure_store, is_http
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # The client repeats every call, those that create something too, so one lost answer makes two runs. We look up
+    # by our own tag before each attempt instead. Its default of 7 retries also blocks for four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+"""Defaults for the environment; what the user has set stays."""
+
+
+def quiet_environment() -> None:
+    """Set `ENVIRONMENT` where the user has not; must come before the first import of MLflow."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def connect(tracking_uri: str) -> Any:
+    """An `MlflowClient` whose runs and models both live at `tracking_uri`; a local store is made ready first."""
+    quiet_environment()
+    ensure_store(tracking_uri)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def error_code(error: BaseException) -> str | None:
+    """MLflow's code of an error, such as RESOURCE_DOES_NOT_EXIST, or None for errors that are not MLflow's."""
+    return getattr(error, "error_code", None)
+
+
+def is_permanent(error: BaseException, *, tracking_uri: str) -> bool:
+    """Whether sending the same thing again must fail again; everything not known to be so is worth a retry."""
+    from mlflow.exceptions import RestException
+
+    if isinstance(error, (TypeError, ValueError)):  # a garbled answer is a ValueError too, and passes
+        return not isinstance(error, (OSError, json.JSONDecodeError))
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:  # the artifact proxy's answers carry no code of MLflow's
+        return 400 <= status < 500 and status not in (401, 403, 404, 408, 429)
+    code = error_code(error)
+    if code == "RESOURCE_DOES_NOT_EXIST":
+        # A 404 that MLflow did not write comes from a proxy whose server is away.
+        return isinstance(error, RestException) or not is_http(tracking_uri)
+    # An exhausted connection pool is answered with 400, and passes.
+    return code == "INVALID_PARAMETER_VALUE" and "QueuePool" not in str(error)
