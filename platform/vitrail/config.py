@@ -245,6 +245,50 @@ class Recipe(Strict):
         return self.model_copy(update={"model": self.model.model_copy(update={"num_classes": num_classes})})
 
 
+class TrackingConfig(Strict):
+    """Where a run is recorded in MLflow."""
+
+    uri: str
+    experiment: str = "vitrail"
+    parent_run_key: str | None = None
+
+
+class RunConfig(Strict):
+    """One training run: the recipe, what it is trained on, and the workers that do it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.\-]*$")]
+    recipe: Recipe
+    data: str
+    """Absolute path of a prepared data set."""
+    data_fingerprint: str
+    folder: str
+    """Absolute path of the run's own folder, reachable from every worker."""
+    seed: int = 0
+    workers: PositiveInt = 1
+    cpus_per_worker: PositiveInt = 1
+    gpus_per_worker: float = 0.0
+    decode_threads: int = 1
+    max_failures: int = Field(default=0, ge=-1)
+    """How often the workers are restarted from the last checkpoint after a failure; -1 for ever."""
+    keep_checkpoints: PositiveInt = 2
+    """Best checkpoints kept beside the newest."""
+    tracking: TrackingConfig | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be continued: all that decides the outcome, and no machine."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data_fingerprint": self.data_fingerprint,
+            "seed": self.seed,
+        }
+
+    @property
+    def run_key(self) -> str:
+        """Name of the run in MLflow's tags: the same across restarts."""
+        digest = hashlib.sha256(json.dumps([self.folder, self.identity()], sort_keys=True).encode()).hexdigest()
+        return f"{self.name}-{digest[:12]}"
+
+
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     """A recipe with `path.to.field=value` applied; values are JSON, or plain text where that fails.
 

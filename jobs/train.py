@@ -1,0 +1,66 @@
+"""Train a segmentor, data parallel, and register its best checkpoint.
+
+    uv run jobs/train.py upernet_vit-nano_mln_128x128_1k --data DIR --workers 2
+
+A run is continued with --resume, from its newest checkpoint and exactly where that was.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from vitrail.config import override
+from vitrail.errors import exit_codes
+from vitrail.recipes import get_recipe
+
+
+def main(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name; `vitrail recipes` lists them.")],
+    data: Annotated[Path, typer.Option(help="A data set made by pipelines/prepare.py.")],
+    name: Annotated[str | None, typer.Option(help="The run's name [default: recipe and data set].")] = None,
+    root: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
+    seed: int = 0,
+    steps: Annotated[int | None, typer.Option(help="Shorthand for --set total_steps=N.")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="A weights file, a timm name, or `none`.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value of the recipe.")] = None,
+    max_failures: Annotated[int, typer.Option(help="Restarts after failures of workers; -1: any number.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Continue the run of this name.")] = False,
+    register: Annotated[str | None, typer.Option(help="Registered model's name [default: the data set's].")] = None,
+    experiment: str = "vitrail",
+    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")] = None,
+) -> None:
+    """Train RECIPE on a prepared data set."""
+    with exit_codes():
+        changes = [f"total_steps={steps}"] if steps else []
+        changes += [f"pretrained={'null' if pretrained == 'none' else pretrained}"] if pretrained else []
+        chosen = override(get_recipe(recipe), [*changes, *(set_ or [])])
+
+        from vitrail.cluster.launch import plan_run
+        from vitrail.cluster.runtime import ray_cluster
+        from vitrail.cluster.trainer import register_best, train
+
+        with ray_cluster(address):
+            config = plan_run(
+                chosen,
+                data,
+                root=root,
+                name=name,
+                seed=seed,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
+                max_failures=max_failures,
+                tracking_uri=tracking_uri,
+                experiment=experiment,
+            )
+            result = train(config, resume=resume)
+            version = register_best(config, result, name=register)
+        print(f"{config.name}: best mIoU {result.best_miou:.2%} at step {result.best_info.step}, {result.best}")
+        print(f"registered as {version.name} version {version.version}; promote it with")
+        print(f"  vitrail models promote {version.name} {version.version}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

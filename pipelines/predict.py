@@ -1,0 +1,41 @@
+"""Segment a folder of images with a trained model.
+
+    uv run pipelines/predict.py models:/camvid@champion IMAGES OUT
+
+Writes OUT/labels/NAME.png (raw class ids) and OUT/overlays/NAME.jpg (the image under its colours).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from vitrail.errors import exit_codes
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or models:/NAME@alias or models:/NAME/VERSION.")],
+    images: Annotated[Path, typer.Argument(help="A folder of JPEG or PNG images.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
+    root: Annotated[Path, typer.Option(help="Folder of runs, for the local MLflow store.")] = Path("runs"),
+    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")] = None,
+) -> None:
+    """Predict every image; unreadable ones are listed and make the exit code 1."""
+    with exit_codes():
+        from vitrail.cluster.predict import UnreadableImagesError, predict_folder
+        from vitrail.cluster.runtime import ray_cluster
+        from vitrail.tracking.registry import resolve_model
+        from vitrail.tracking.store import default_tracking_uri
+
+        checkpoint = resolve_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
+        with ray_cluster(address):
+            result = predict_folder(checkpoint, images, out, workers=workers, gpus_per_worker=gpus_per_worker)
+        print(f"{len(result.written)} images segmented: {out / 'labels'}, {out / 'overlays'}")
+        if result.faults:
+            raise UnreadableImagesError(result.faults)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,54 @@
+"""The `vitrail` command: recipes, weights, models and MLflow's pages.
+
+Training and sweeps are job scripts under `jobs/`, data programs are under `pipelines/`: they are run by path, here or
+on a cluster.
+"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vitrail import __version__
+from vitrail.cli_models import models_app, ui
+from vitrail.cli_weights import weights_app
+from vitrail.config import override
+from vitrail.errors import exit_codes
+from vitrail.recipes import RECIPES, get_recipe
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, track and promote segmentation models.")
+app.add_typer(models_app, name="models", help="Registered models: browse, promote, roll back.")
+app.add_typer(weights_app, name="weights", help="Weights of mmsegmentation, timm and safetensors, in and out.")
+app.command("ui")(ui)
+
+
+@app.command("recipes")
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe whole, as JSON.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value to apply first.")] = None,
+) -> None:
+    """List the recipes with their published figures, or print one."""
+    with exit_codes():
+        if name is not None:
+            print(override(get_recipe(name), set_ or []).model_dump_json(indent=2))
+            return
+        table = Table(
+            "recipe", "steps", "mIoU", "ms+flip", "memory (GB)", "fps", title="published figures of mmsegmentation"
+        )
+        for recipe in RECIPES.values():
+            row = recipe.published
+            figures = (row.miou, row.miou_ms_flip, row.memory_gb, row.fps) if row else ("", "", "", "")
+            table.add_row(recipe.name, str(recipe.total_steps), *map(str, figures))
+        Console().print(table)
+
+
+@app.command("version")
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Entry point of the `vitrail` command."""
+    app()

@@ -1,0 +1,59 @@
+"""From what a user asks for to a `RunConfig`: names, folders, and each worker's share of the machine."""
+
+from pathlib import Path
+
+import ray
+
+from vitrail.config import Recipe, RunConfig, TrackingConfig
+from vitrail.data.manifest import Manifest
+from vitrail.errors import UsageError
+from vitrail.tracking.store import default_tracking_uri
+
+
+def plan_run(
+    recipe: Recipe,
+    data: Path,
+    *,
+    root: Path,
+    name: str | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    gpus_per_worker: float = 0.0,
+    max_failures: int = 0,
+    tracking_uri: str | None = None,
+    experiment: str = "vitrail",
+    parent_run_key: str | None = None,
+) -> RunConfig:
+    """The run of `recipe` on the data set at `data`, below `root`; Ray must be started.
+
+    The model gets as many classes as the data set has. Each worker gets an equal share of the cluster's CPUs.
+
+    Raises:
+        UsageError: the data set lacks a training or validation split, or the batch cannot be split evenly.
+    """
+    manifest = Manifest.load(data)
+    for split in ("training", "validation"):
+        if split not in manifest.splits:
+            raise UsageError(f"{data} has no {split} split; training needs training and validation images")
+    if recipe.global_batch % workers:
+        raise UsageError(
+            f"global_batch={recipe.global_batch} cannot be split over {workers} workers; "
+            f"use a number of workers that divides it, or --set global_batch={recipe.global_batch // workers * workers}"
+        )
+    name = name or f"{recipe.name}-{manifest.name}"
+    cpus = int(ray.cluster_resources().get("CPU", 1)) // workers
+    return RunConfig(
+        name=name,
+        recipe=recipe.with_classes(manifest.num_classes),
+        data=str(data.resolve()),
+        data_fingerprint=manifest.fingerprint,
+        folder=str((root / name).resolve()),
+        seed=seed,
+        workers=workers,
+        cpus_per_worker=max(1, cpus),
+        gpus_per_worker=gpus_per_worker,
+        max_failures=max_failures,
+        tracking=TrackingConfig(
+            uri=tracking_uri or default_tracking_uri(root), experiment=experiment, parent_run_key=parent_run_key
+        ),
+    )

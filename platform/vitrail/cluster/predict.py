@@ -1,0 +1,118 @@
+"""Batch prediction over a folder of images with Ray Data: label maps of raw ids, and overlays to look at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import ray.data
+import torch
+
+from vitrail.cluster.runtime import check_feasible
+from vitrail.data.codec import check_image, decode_image
+from vitrail.data.files import make_writable, write_aside
+from vitrail.errors import DataError, UsageError
+from vitrail.evaluation.pictures import overlay
+from vitrail.training.checkpoint import load_predictor
+
+_SUFFIXES = {".jpg", ".jpeg", ".png"}
+_IMAGES_PER_TASK = 8
+
+
+class UnreadableImagesError(DataError):
+    """Some images of a prediction could not be read; the others were predicted."""
+
+    def __init__(self, faults: dict[str, str]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        lines = [f"  {name}: {reason}" for name, reason in sorted(self.faults.items())]
+        return f"{len(self.faults)} images could not be read\n" + "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Which images were segmented, and which could not be read and why."""
+
+    written: tuple[str, ...]
+    faults: dict[str, str]
+
+
+def predict_folder(
+    checkpoint: Path, images: Path, out: Path, *, workers: int = 1, gpus_per_worker: float = 0.0
+) -> Prediction:
+    """Segment every image directly in `images` into `out`; Ray must be started.
+
+    `out/labels/STEM.png` holds raw ids (8 bits; train id + 1 where the data set reserves 0 for "unlabelled"),
+    `out/overlays/STEM.jpg` the image under the classes' colours.
+    """
+    if not images.is_dir():
+        raise UsageError(f"{images} is not a folder of images")
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise UsageError(f"{images} holds no .jpg or .png image")
+    _refuse_equal_stems(paths)
+    for name in ("labels", "overlays"):
+        make_writable(out / name)
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+    check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
+    blocks = max(1, -(-len(paths) // _IMAGES_PER_TASK))
+    rows = (
+        ray.data.from_items([{"path": str(path.resolve())} for path in paths], override_num_blocks=blocks)
+        .map_batches(
+            _ImagePredictor,
+            fn_constructor_args=(str(checkpoint.resolve()), str(out.resolve()), cpus),
+            batch_size=_IMAGES_PER_TASK,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=cpus,
+            num_gpus=gpus_per_worker,
+        )
+        .take_all()
+    )
+    faults = {row["path"]: row["fault"] for row in rows if row["fault"]}
+    return Prediction(tuple(sorted(row["path"] for row in rows if not row["fault"])), faults)
+
+
+class _ImagePredictor:
+    """One worker's model; a call predicts and writes a batch of images."""
+
+    def __init__(self, checkpoint: str, out: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._predictor, self._info = load_predictor(Path(checkpoint), device)
+        self._out = Path(out)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        names = [str(name) for name in batch["path"]]
+        return {"path": np.array(names), "fault": np.array([self._predict(Path(name)) for name in names])}
+
+    def _predict(self, path: Path) -> str:
+        """Write what the model sees in one image; returns why it could not be read, or an empty string."""
+        try:
+            data = path.read_bytes()
+            check_image(data)
+            image = decode_image(data)
+        except (OSError, DataError) as error:
+            return str(error)
+        label = self._predictor(image)
+        raw = label + np.uint8(self._info.reduce_zero_label)
+        colours = overlay(image, label, self._info.palette)
+        _write_image(self._out / "labels" / f"{path.stem}.png", raw)
+        _write_image(self._out / "overlays" / f"{path.stem}.jpg", cv2.cvtColor(colours, cv2.COLOR_RGB2BGR))
+        return ""
+
+
+def _write_image(path: Path, array: Any) -> None:
+    ok, encoded = cv2.imencode(path.suffix, array)
+    assert ok
+    write_aside(path, encoded.tobytes())
+
+
+def _refuse_equal_stems(paths: list[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in seen:
+            raise UsageError(f"{seen[path.stem].name} and {path.name} would both be written to {path.stem}.png")
+        seen[path.stem] = path

@@ -1,0 +1,110 @@
+"""Showing on the driver what rank 0 is doing: a Ray actor in between, a bar on a terminal, lines elsewhere."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+_POLL_S = 0.5
+_LINE_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True)
+class TrainStatus:
+    """Where a training run stands."""
+
+    phase: str
+    step: int
+    total_steps: int
+    loss: float
+    lr: float
+    images_per_s: float
+    data_wait_share: float
+    """Share of the last interval's time that the loop waited for a batch, 0..1."""
+    seconds_left: float
+    miou: float | None = None
+
+    def __str__(self) -> str:
+        left = time.strftime("%H:%M:%S", time.gmtime(self.seconds_left))
+        score = "" if self.miou is None else f"  mIoU {self.miou:.2%}"
+        return (
+            f"{self.phase}  loss {self.loss:.3f}  lr {self.lr:.2e}  {self.images_per_s:.1f} img/s  "
+            f"data wait {self.data_wait_share:.0%}{score}  {left} left"
+        )
+
+
+@ray.remote(num_cpus=0)
+class ProgressBoard:
+    """Holds the latest status of one run."""
+
+    def __init__(self) -> None:
+        self._status: TrainStatus | None = None
+
+    def post(self, status: TrainStatus) -> None:
+        """Replace the status."""
+        self._status = status
+
+    def read(self) -> TrainStatus | None:
+        """The latest status, None before the first."""
+        return self._status
+
+
+@contextmanager
+def show_progress(name: str, *, enabled: bool = True) -> Iterator[Any]:
+    """Yield a `ProgressBoard` handle to post to (None when disabled), and print what is posted until the block ends."""
+    if not enabled:
+        yield None
+        return
+    board = ProgressBoard.remote()
+    done = threading.Event()
+    thread = threading.Thread(target=_watch, args=(board, name, done), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        done.set()
+        thread.join(timeout=5 * _POLL_S)
+        ray.kill(board)
+
+
+def _watch(board: Any, name: str, done: threading.Event) -> None:
+    show = _show_bar if sys.stderr.isatty() else _show_lines
+    try:
+        show(board, name, done)
+    except ray.exceptions.RayError:
+        # The cluster went away under us: the driver's own call reports that.
+        return
+
+
+def _show_bar(board: Any, name: str, done: threading.Event) -> None:
+    status_column = TextColumn("{task.fields[s]}")
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), status_column)
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None, s="starting workers")
+        while True:
+            ended = done.wait(_POLL_S)
+            status = ray.get(board.read.remote())
+            if status is not None:
+                bar.update(task, completed=status.step, total=status.total_steps, s=str(status))
+            if ended:
+                return
+
+
+def _show_lines(board: Any, name: str, done: threading.Event) -> None:
+    printed, due = None, 0.0
+    while True:
+        ended = done.wait(_POLL_S)
+        status = ray.get(board.read.remote())
+        news = status is not None and status != printed
+        if news and (ended or time.monotonic() >= due or (printed and status.phase != printed.phase)):
+            print(f"{name}  {status.step}/{status.total_steps}  {status}", file=sys.stderr, flush=True)
+            printed, due = status, time.monotonic() + _LINE_INTERVAL_S
+        if ended:
+            return

@@ -1,0 +1,176 @@
+"""What rank 0 tells the outside while it trains: the driver's progress board, MLflow, and the checkpoint's description."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vitrail.cluster.progress import TrainStatus
+from vitrail.config import RunConfig
+from vitrail.data.manifest import Manifest
+from vitrail.data.shards import ShardReader
+from vitrail.evaluation.pictures import prediction_panel
+from vitrail.evaluation.predictor import Evaluation, Predictor
+from vitrail.tracking.tracker import NullTracker, Tracker, start_run
+from vitrail.training.checkpoint import CHECKPOINTS, CheckpointInfo, DataSource, best_checkpoint, read_info
+
+NUM_PICTURES = 4
+_STEPS_PER_REPORT = 10
+_FLUSH_TIMEOUT_S = 5.0
+
+
+class Reporter:
+    """Reports for rank 0; on the other ranks every call does nothing."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, tracker: Tracker, *, rank: int, board: Any) -> None:
+        self._config = config
+        self._manifest = manifest
+        self._tracker = tracker
+        self._rank = rank
+        self._board = board if rank == 0 else None
+        self._best = _best_so_far(config) if rank == 0 else None
+        self._status = TrainStatus("starting", 0, config.recipe.total_steps, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: RunConfig, manifest: Manifest, *, rank: int, board: Any) -> Iterator["Reporter"]:
+        """A reporter whose MLflow run is finished when the block ends well, and left open for a restart otherwise."""
+        tracker = open_tracker(config) if rank == 0 else NullTracker()
+        for split, context in (("training", "train"), ("validation", "val")):
+            name = f"{manifest.name}-{split}"
+            tracker.log_dataset(name, digest=manifest.fingerprint, context=context, source=config.data)
+        try:
+            yield cls(config, manifest, tracker, rank=rank, board=board)
+        except BaseException:
+            tracker.flush(_FLUSH_TIMEOUT_S)
+            raise
+        tracker.finish("FINISHED")
+
+    def is_due(self, step: int) -> bool:
+        """Whether the losses should be read after this step: seldom, since reading them waits for the device."""
+        return self._rank == 0 and (step % _STEPS_PER_REPORT == 0 or step == self._config.recipe.total_steps)
+
+    def steps(self, step: int, lr: float, readings: dict[str, float]) -> None:
+        """Report the mean losses and rates of the last steps."""
+        metrics = {f"train/{name}": value for name, value in readings.items()}
+        self._tracker.log_metrics({**metrics, "train/lr": lr}, step=step)
+        images_left = (self._config.recipe.total_steps - step) * self._config.recipe.global_batch
+        self._post(
+            phase="training",
+            step=step,
+            loss=readings["loss"],
+            lr=lr,
+            images_per_s=readings["images_per_s"],
+            data_wait_share=readings["data_wait_share"],
+            seconds_left=images_left / readings["images_per_s"],
+        )
+
+    def phase(self, name: str, step: int) -> None:
+        """Say what the workers are doing now."""
+        self._post(phase=name, step=step)
+
+    def validation(self, step: int, evaluation: Evaluation) -> None:
+        """Report the scores of a validation, and the best so far."""
+        scores = evaluation.matrix.scores()
+        if self._best is None or scores.miou > self._best[0]:
+            self._best = (scores.miou, step)
+        names = self._manifest.classes
+        per_class = {f"val/IoU/{_metric_name(name)}": float(iou) for name, iou in zip(names, scores.iou, strict=True)}
+        summary = {"val/mIoU": scores.miou, "val/mAcc": scores.macc, "val/aAcc": scores.aacc}
+        best = {"best/val_mIoU": self._best[0], "best/step": float(self._best[1])}
+        present = {name: value for name, value in per_class.items() if value == value}
+        self._tracker.log_metrics({**summary, **best, **present}, step=step)
+        columns = {"class": list(names), "IoU": _rounded(scores.iou), "Acc": _rounded(scores.acc)}
+        self._tracker.log_table(columns, "tables/per_class.json")
+        self._post(phase="training", step=step, miou=scores.miou)
+
+    def pictures(self, predictor: Predictor, *, step: int) -> None:
+        """Log what the model makes of a few fixed validation images."""
+        if self._rank != 0 or isinstance(self._tracker, NullTracker):
+            return
+        reader = ShardReader(Path(self._config.data), "validation")
+        count = min(NUM_PICTURES, len(reader))
+        for index in (len(reader) * k // count for k in range(count)):
+            sample = reader[index]
+            panel = prediction_panel(
+                sample.image, sample.label, predictor(sample.image), self._manifest.palette, self._manifest.classes
+            )
+            self._tracker.log_image(f"val/{_metric_name(sample.id)}", panel, step=step)
+
+    def describe(self, step: int, evaluation: Evaluation, start: dict[str, Any] | None) -> CheckpointInfo:
+        """What a checkpoint saved now is."""
+        manifest = self._manifest
+        return CheckpointInfo(
+            step=step,
+            recipe=self._config.recipe,
+            classes=manifest.classes,
+            palette=manifest.palette,
+            reduce_zero_label=manifest.reduce_zero_label,
+            data=DataSource(name=manifest.name, fingerprint=manifest.fingerprint),
+            seed=self._config.seed,
+            run_key=self._config.run_key,
+            scores=score_record(evaluation),
+            start=start,
+        )
+
+    def _post(self, **changes: Any) -> None:
+        if self._board is not None:
+            self._status = TrainStatus(**{**vars(self._status), **changes})
+            self._board.post.remote(self._status)
+
+
+def open_tracker(config: RunConfig) -> Tracker:
+    """The run's tracker, a new one or the one that a worker before this one has written to."""
+    tracking = config.tracking
+    if tracking is None:
+        return NullTracker()
+    recipe = config.recipe
+    params = {
+        "recipe": recipe.name,
+        "data": config.data,
+        "seed": config.seed,
+        "workers": config.workers,
+        **_flat(recipe.model_dump(mode="json", exclude={"name", "published"})),
+    }
+    tags = {
+        "vitrail.recipe": recipe.name,
+        "vitrail.recipe_digest": recipe.digest(),
+        "vitrail.data_fingerprint": config.data_fingerprint,
+        "vitrail.folder": config.folder,
+    }
+    return start_run(
+        tracking_uri=tracking.uri,
+        experiment=tracking.experiment,
+        run_name=config.name,
+        run_key=config.run_key,
+        params=params,
+        tags=tags,
+        parent_run_key=tracking.parent_run_key,
+        folder=Path(config.folder),
+    )
+
+
+def _best_so_far(config: RunConfig) -> tuple[float, int] | None:
+    folder = best_checkpoint(Path(config.folder) / CHECKPOINTS)
+    info = read_info(folder) if folder else None
+    return (info.scores.mIoU, info.step) if info and info.scores else None
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _rounded(values: Any) -> list[float | None]:
+    return [None if value != value else round(float(value), 4) for value in values]
+
+
+def _metric_name(name: str) -> str:
+    """MLflow takes letters, digits and `_-. /:` in keys."""
+    return re.sub(r"[^\w\-. ]", "_", name)

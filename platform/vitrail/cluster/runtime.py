@@ -1,0 +1,63 @@
+"""Connecting to a Ray cluster, or starting Ray on this machine, and saying what it has room for."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from vitrail.errors import UsageError
+
+
+class InfeasibleError(UsageError):
+    """More workers, CPUs or GPUs were asked for than the cluster can ever give."""
+
+    def __init__(self, asked: str, available: str) -> None:
+        super().__init__(asked, available)
+        self.asked, self.available = asked, available
+
+    def __str__(self) -> str:
+        return f"{self.asked} do not fit on this cluster, which has {self.available}; ask for fewer workers"
+
+
+def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> None:
+    """Join the cluster at `address` (or `RAY_ADDRESS`); with neither, start Ray here. Does nothing if joined.
+
+    Workers' output is not printed here: what a user should see goes through `cluster.progress`.
+    """
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    options = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+    ray.init(
+        address=address or "local",
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        configure_logging=True,
+        **{key: value for key, value in options.items() if value is not None},
+    )
+
+
+@contextmanager
+def ray_cluster(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[None]:
+    """`start_ray`, and at the end leave the cluster if this call joined it."""
+    joined_before = ray.is_initialized()
+    start_ray(address, num_cpus=num_cpus)
+    try:
+        yield
+    finally:
+        if not joined_before:
+            ray.shutdown()
+
+
+def check_feasible(workers: int, *, cpus_per_worker: float, gpus_per_worker: float) -> None:
+    """Raise `InfeasibleError` unless the cluster as it stands can hold the workers at once.
+
+    Ray Train would try for ever: a static cluster never reports that a request cannot be met.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    if workers * cpus_per_worker > cpus or workers * gpus_per_worker > gpus:
+        asked = f"{workers} workers with {cpus_per_worker:g} CPUs and {gpus_per_worker:g} GPUs each"
+        raise InfeasibleError(asked, f"{cpus:g} CPUs and {gpus:g} GPUs")

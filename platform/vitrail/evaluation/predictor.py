@@ -1,0 +1,65 @@
+"""From an image of any size to a label map of the same size, as a recipe tests its model."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitrail.config import Recipe
+from vitrail.data.transforms import test_image
+from vitrail.evaluation.inference import build_inference
+from vitrail.evaluation.metrics import ConfusionMatrix
+from vitrail.models.normalize import normalize
+from vitrail.models.segmentor import Segmentor
+
+Image = NDArray[np.uint8]
+"""RGB, (H, W, 3)."""
+LabelMap = NDArray[np.uint8]
+"""Train ids, (H, W)."""
+
+
+class Predictor:
+    """A model with its recipe's resize, normalisation and inference around it."""
+
+    def __init__(self, model: Segmentor, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+        self.model = model
+        self.device = torch.device(device)
+        self._transforms = recipe.transforms
+        self._inference = build_inference(recipe.inference)
+
+    @torch.inference_mode()
+    def logits(self, image: Image) -> Tensor:
+        """(H, W, 3) -> (K, H, W) at the image's own size, on the model's device."""
+        resized = test_image(image, self._transforms)
+        batch = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None].to(self.device)
+        height, width = image.shape[:2]
+        was_training = self.model.training
+        self.model.eval()
+        logits = self._inference(self.model, normalize(batch, None), out_size=(height, width))
+        self.model.train(was_training)
+        return logits[0]
+
+    def __call__(self, image: Image) -> LabelMap:
+        """(H, W, 3) -> (H, W)"""
+        labels: LabelMap = self.logits(image).argmax(0).to(torch.uint8).cpu().numpy()
+        return labels
+
+
+@dataclass
+class Evaluation:
+    """Counts over some images, and how many images they were."""
+
+    matrix: ConfusionMatrix
+    images: int = 0
+
+
+def evaluate(predictor: Predictor, samples: Iterable[tuple[Image, LabelMap]], num_classes: int) -> Evaluation:
+    """Predict every sample and compare it at its original size."""
+    evaluation = Evaluation(ConfusionMatrix(num_classes))
+    for image, label in samples:
+        evaluation.matrix.update(torch.from_numpy(predictor(image)), torch.from_numpy(label))
+        evaluation.images += 1
+    return evaluation

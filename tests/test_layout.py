@@ -1,0 +1,49 @@
+"""The repository's shape: what lies at the top, who imports whom, and Python's own `platform` module."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP_LEVEL = {"platform", "jobs", "pipelines", "tests", "cluster.yaml", "pyproject.toml", "README.md", "LICENSE"}
+
+# part -> modules that importing it must not bring along
+FORBIDDEN = {
+    "vitrail.config": {"torch", "ray", "mlflow"},
+    "vitrail.recipes": {"torch", "ray", "mlflow"},
+    "vitrail.models.segmentor": {"ray", "mlflow", "vitrail.data", "vitrail.training", "vitrail.cluster"},
+    "vitrail.models.weights": {"ray", "mlflow", "vitrail.data", "vitrail.training", "vitrail.cluster"},
+    "vitrail.data.stream": {"torch", "ray", "mlflow", "vitrail.models", "vitrail.training", "vitrail.evaluation"},
+    "vitrail.evaluation.predictor": {"ray", "mlflow", "vitrail.training", "vitrail.cluster", "vitrail.tracking"},
+    "vitrail.training.checkpoint": {"ray", "mlflow", "vitrail.cluster", "vitrail.tracking"},
+    "vitrail.tracking.registry": {"ray", "vitrail.cluster"},
+    "vitrail.tracking.tracker": {"ray", "torch", "vitrail.cluster"},
+    "vitrail.cli": {"torch", "ray", "mlflow"},
+}
+
+
+def python(code: str) -> str:
+    """Run code in a fresh interpreter at the root and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_top_level_holds_only_what_the_design_names() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = {line.split("/")[0] for line in tracked.splitlines()}
+    assert {name for name in found if not name.startswith(".")} <= TOP_LEVEL
+
+
+def test_platform_is_still_pythons_own() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    assert python("import platform; print(platform.system())") in {"Linux", "Darwin", "Windows"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_part_imports_no_other_than_allowed(part: str) -> None:
+    loaded = set(python(f"import sys, {part}; print(' '.join(sys.modules))").split())
+    assert not loaded & FORBIDDEN[part]
