@@ -112,7 +112,7 @@ class Manifest(Strict):
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
                 f"{path} has format version {version}, and this vitrail reads up to {FORMAT_VERSION}; "
-                "install a newer vitrail or prepare the data set again"
+                "install a newer vitrail, or prepare the data set again with --overwrite"
             )
         try:
             manifest = cls.model_validate(content)
@@ -121,7 +121,7 @@ class Manifest(Strict):
             where = ".".join(map(str, first["loc"])) or "manifest"
             raise DataError(f"{path} is not valid: {where}: {first['msg']}") from None
         if manifest.fingerprint != manifest._fingerprint():
-            raise DataError(f"{path} was changed after it was written; prepare the data set again")
+            raise DataError(f"{path} was changed after it was written; prepare the data set again, with --overwrite")
         return manifest
 
     def sealed(self) -> Self:
@@ -151,7 +151,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}); prepare the data set again") from None
+        raise DataError(
+            f"{path} is not readable JSON ({error}); prepare the data set again, with --overwrite"
+        ) from None
     if not isinstance(content, dict):
-        raise DataError(f"{path} does not hold a manifest; prepare the data set again")
+        raise DataError(f"{path} does not hold a manifest; prepare the data set again, with --overwrite")
     return content

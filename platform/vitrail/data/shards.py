@@ -49,7 +49,7 @@ class DamagedShardError(DataError):
         self.path, self.detail = path, detail
 
     def __str__(self) -> str:
-        return f"{self.path} is damaged: {self.detail}; delete it and run pipelines/prepare.py again"
+        return f"{self.path} is damaged: {self.detail}; run pipelines/prepare.py again"
 
 
 class ShardReader:

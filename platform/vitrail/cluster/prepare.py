@@ -1,0 +1,175 @@
+"""Prepares a data set with Ray Data: one row per shard, each written by the task that maps it; the manifest last."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray.data
+
+from vitrail.cluster.runtime import ray_cluster
+from vitrail.data.files import make_writable
+from vitrail.data.layout import Layout, read_layout
+from vitrail.data.manifest import MANIFEST_NAME, Fault, Manifest, Split
+from vitrail.data.shard_writer import ShardPlan, ShardReport, plan_shards, write_shard
+from vitrail.errors import DataError, UsageError
+
+DEFAULT_SHARD_SIZE_BYTES = 64 << 20
+_FAULTS_SHOWN = 5
+
+OnError = Literal["stop", "skip"]
+
+
+class FaultySamplesError(DataError):
+    """Samples that cannot be used, while the user asked to stop at such."""
+
+    def __init__(self, source: str, faults: tuple[str, ...], total: int) -> None:
+        super().__init__(source, faults, total)
+        self.source, self.faults, self.total = source, faults, total
+
+    def __str__(self) -> str:
+        more = self.total - len(self.faults)
+        lines = [f"  {fault}" for fault in self.faults] + ([f"  and {more} more"] if more else [])
+        count = "1 file" if self.total == 1 else f"{self.total} files"
+        return (
+            f"{count} in {self.source} cannot be used; mend them, or leave them out with --on-error skip\n"
+            + "\n".join(lines)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareProgress:
+    """How far a run has come."""
+
+    samples_done: int
+    samples: int
+    shards_done: int
+    shards: int
+
+
+def prepare(
+    src: Path,
+    dst: Path,
+    *,
+    on_error: OnError = "stop",
+    shard_size_bytes: int = DEFAULT_SHARD_SIZE_BYTES,
+    overwrite: bool = False,
+    address: str | None = None,
+    on_progress: Callable[[PrepareProgress], None] | None = None,
+) -> Manifest:
+    """Write the data set in `src` (ADEChallengeData2016's layout) as shards and a manifest in `dst`.
+
+    An interrupted run is continued: shards that are finished, from files that have not changed, are kept. Works on the
+    Ray cluster at `address`, or the one already joined, or starts Ray on this machine.
+
+    Raises:
+        UsageError: `src` is missing or has another layout, or `dst` cannot be written or holds another data set.
+        DataError: samples or `classes.csv` are at fault; with `on_error="skip"`, only if no sample is left.
+    """
+    src, dst = Path(src).resolve(), Path(dst).resolve()
+    if shard_size_bytes < 1:
+        raise UsageError(f"shard_size_bytes={shard_size_bytes} must be at least 1")
+    layout = read_layout(src)
+    if on_error == "stop":
+        _stop_at(src, layout.faults)
+    plans = plan_shards(layout, shard_size_bytes=shard_size_bytes)
+    signature = hashlib.sha256("".join(plan.digest() for plan in plans).encode()).hexdigest()[:16]
+    _check_destination(src, dst, signature, overwrite=overwrite)
+    with ray_cluster(address):
+        reports = _write_all(plans, src, dst, on_progress)
+    faults = (*layout.faults, *(fault for report in reports for fault in report.faults))
+    if on_error == "stop" or not any(report.shard for report in reports):
+        _stop_at(src, faults)
+    manifest = _manifest(layout, plans, reports, faults, signature).sealed()
+    manifest.save(dst)
+    _remove_stale(dst, plans)
+    return manifest
+
+
+def _stop_at(src: Path, faults: tuple[Fault, ...]) -> None:
+    if faults:
+        raise FaultySamplesError(str(src), tuple(map(str, faults[:_FAULTS_SHOWN])), len(faults))
+
+
+def _check_destination(src: Path, dst: Path, signature: str, *, overwrite: bool) -> None:
+    """Create the folder, and take away the manifest of a data set that is about to be replaced."""
+    if dst == src or src in dst.parents:
+        raise UsageError(f"{dst} lies in the source folder; choose an output folder outside {src}")
+    make_writable(dst)
+    if not (dst / MANIFEST_NAME).is_file():
+        return
+    if overwrite:
+        (dst / MANIFEST_NAME).unlink()
+        return
+    present = Manifest.load(dst)
+    if present.source_signature != signature:
+        raise UsageError(
+            f"{dst} already holds the data set {present.name!r}, made from other files or with other settings; "
+            "choose another folder, or replace it with --overwrite"
+        )
+
+
+def _write_all(
+    plans: list[ShardPlan], src: Path, dst: Path, on_progress: Callable[[PrepareProgress], None] | None
+) -> list[ShardReport]:
+    """The reports of all plans, in their order; shards are written by Ray tasks, one each."""
+    samples, done = sum(len(plan.pairs) for plan in plans), 0
+    reports: dict[int, ShardReport] = {}
+    for index, report in _map_plans(plans, src, dst):
+        reports[index] = report
+        done += len(plans[index].pairs)
+        if on_progress is not None:
+            on_progress(
+                PrepareProgress(samples_done=done, samples=samples, shards_done=len(reports), shards=len(plans))
+            )
+    return [reports[index] for index in range(len(plans))]
+
+
+def _map_plans(plans: list[ShardPlan], src: Path, dst: Path) -> Iterator[tuple[int, ShardReport]]:
+    def write(row: dict[str, Any]) -> dict[str, Any]:
+        plan = ShardPlan.model_validate_json(row["plan"])
+        report = write_shard(plan, source=src, folder=dst)
+        return {"index": row["index"], "report": report.model_dump_json()}
+
+    if not plans:
+        return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on each execution would break the progress bar
+    rows = [{"index": index, "plan": plan.model_dump_json()} for index, plan in enumerate(plans)]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(write)
+    for row in dataset.iter_rows():
+        yield int(row["index"]), ShardReport.model_validate_json(row["report"])
+
+
+def _manifest(
+    layout: Layout, plans: list[ShardPlan], reports: list[ShardReport], faults: tuple[Fault, ...], signature: str
+) -> Manifest:
+    splits = {}
+    for name in layout.splits:
+        mine = [report for plan, report in zip(plans, reports, strict=True) if plan.split == name and report.shard]
+        pixels = (report.class_pixels for report in mine)
+        zeros = (0,) * len(layout.classes.names)
+        splits[name] = Split(
+            shards=tuple(report.shard for report in mine if report.shard),
+            class_pixels=tuple(map(sum, zip(zeros, *pixels, strict=True))),
+            ignored_pixels=sum(report.ignored_pixels for report in mine),
+        )
+    return Manifest(
+        name=layout.folder.name,
+        classes=layout.classes.names,
+        palette=layout.classes.palette,
+        reduce_zero_label=layout.classes.reduce_zero_label,
+        splits={name: split for name, split in splits.items() if split.shards},
+        faults=faults,
+        source_signature=signature,
+    )
+
+
+def _remove_stale(dst: Path, plans: list[ShardPlan]) -> None:
+    """Delete shards of an earlier data set in the same folder, which the manifest does not name."""
+    current = {plan.name for plan in plans}
+    for sidecar in dst.glob("*-[0-9][0-9][0-9][0-9][0-9].json"):
+        if sidecar.stem not in current:
+            sidecar.with_suffix(".arrow").unlink(missing_ok=True)
+            sidecar.unlink()
