@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from vitrail.config import override
 from vitrail.errors import exit_codes
 from vitrail.recipes import get_recipe

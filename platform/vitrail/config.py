@@ -301,6 +301,8 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         if not equals:
             raise UsageError(f"{assignment!r} is not of the form path.to.field=value")
         _assign(values, path.strip(), _parse(text.strip()))
+        if path.strip().endswith(".kind"):
+            values = validated(Recipe, values).model_dump()  # the new variant's own fields, for what follows
     return validated(Recipe, values)
 
 

@@ -1,4 +1,4 @@
-"""What rank 0 tells the outside while it trains: the driver's progress board, MLflow, and the checkpoint's description."""
+"""What rank 0 tells the outside while it trains: the driver, MLflow, and the checkpoint's own description."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,14 @@ from vitrail.data.shards import ShardReader
 from vitrail.evaluation.pictures import prediction_panel
 from vitrail.evaluation.predictor import Evaluation, Predictor
 from vitrail.tracking.tracker import NullTracker, Tracker, start_run
-from vitrail.training.checkpoint import CHECKPOINTS, CheckpointInfo, DataSource, best_checkpoint, read_info
+from vitrail.training.checkpoint import (
+    CHECKPOINTS,
+    CheckpointInfo,
+    DataSource,
+    best_checkpoint,
+    read_info,
+    score_record,
+)
 
 NUM_PICTURES = 4
 _STEPS_PER_REPORT = 10
@@ -72,6 +79,8 @@ class Reporter:
 
     def validation(self, step: int, evaluation: Evaluation) -> None:
         """Report the scores of a validation, and the best so far."""
+        if self._rank != 0:
+            return
         scores = evaluation.matrix.scores()
         if self._best is None or scores.miou > self._best[0]:
             self._best = (scores.miou, step)

@@ -14,6 +14,7 @@ from vitrail.cluster.runtime import check_feasible
 from vitrail.cluster.worker import train_worker
 from vitrail.config import RunConfig
 from vitrail.errors import UsageError, VitrailError
+from vitrail.tracking.registry import Version, register
 from vitrail.training.checkpoint import (
     CHECKPOINTS,
     CheckpointInfo,
@@ -48,6 +49,20 @@ class TrainingError(VitrailError):
     def __str__(self) -> str:
         lines = [f"rank {rank}: {text}" for rank, text in sorted(self.failures.items())]
         return f"run {self.name} failed\n" + "\n".join(lines) + f"\nits checkpoints are kept in {self.folder}"
+
+
+class TrackingUnavailableError(VitrailError):
+    """A checkpoint could not be registered, because MLflow does not answer."""
+
+    def __init__(self, tracking_uri: str, checkpoint: str) -> None:
+        super().__init__(tracking_uri, checkpoint)
+        self.tracking_uri, self.checkpoint = tracking_uri, checkpoint
+
+    def __str__(self) -> str:
+        return (
+            f"training is complete, but MLflow at {self.tracking_uri} does not answer; when it is back, "
+            f"run the same command with --resume to register {self.checkpoint}"
+        )
 
 
 @dataclass(frozen=True)
@@ -95,15 +110,19 @@ def read_result(config: RunConfig) -> TrainResult:
 
 
 def register_best(config: RunConfig, result: TrainResult, *, name: str | None = None) -> Version:
-    """Make the run's best checkpoint a version of the registered model `name` (the data set's name by default)."""
+    """Make the run's best checkpoint a version of the registered model `name` (the data set's name by default).
+
+    Raises:
+        TrackingUnavailableError: MLflow does not answer; the run itself is complete and its checkpoint is kept.
+    """
     assert config.tracking is not None
-    with closing_tracker(config) as run_id:
-        return register(
-            result.best,
-            name=name or result.best_info.data.name,
-            run_id=run_id,
-            tracking_uri=config.tracking.uri,
-        )
+    tracker = open_tracker(config)
+    tracker.flush()
+    tracker.finish("FINISHED")
+    if tracker.run_id is None:
+        raise TrackingUnavailableError(config.tracking.uri, str(result.best))
+    model_name = name or result.best_info.data.name
+    return register(result.best, name=model_name, run_id=tracker.run_id, tracking_uri=config.tracking.uri)
 
 
 def claim_folder(config: RunConfig, *, resume: bool) -> None:

@@ -51,7 +51,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     validate_after, meter = validation_steps(recipe), Meter()
     with Reporter.open(worker.config, worker.manifest, rank=worker.rank, board=settings["board"]) as reporter:
         if worker.first_step == 0:
-            reporter.pictures(worker.predictor, step=0)
+            worker.validate(0, reporter)
         with worker.stream() as stream:
             for step in range(worker.first_step, recipe.total_steps):
                 batch = next(stream)
@@ -138,27 +138,32 @@ class TrainWorker:
         max_norm = self.config.recipe.optimizer.max_grad_norm
         return train_step(self.model, self.optimizer, tensors, lr=lr, max_grad_norm=max_norm)
 
-    def validate_and_save(self, step: int, reporter: Reporter) -> None:
-        """Score the model on the whole validation set, save it, and tell Ray, MLflow and the driver."""
+    def validate(self, step: int, reporter: Reporter) -> Evaluation:
+        """Score the model on the whole validation set. Done before the first step too, so that what would fail there
+        fails before the GPU hours, and so that MLflow's pictures begin at step 0."""
         reporter.phase("validating", step)
-        evaluation = self._validate()
+        evaluation = self._evaluate()
+        reporter.validation(step, evaluation)
+        reporter.pictures(self.predictor, step=step)
+        return evaluation
+
+    def validate_and_save(self, step: int, reporter: Reporter) -> None:
+        """Score the model, save it, and tell Ray."""
+        evaluation = self.validate(step, reporter)
         scores = evaluation.matrix.scores()
-        metrics = {"step": step, "mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.aacc}
         checkpoint = None
         if self.rank == 0:
             info = reporter.describe(step, evaluation, self.start)
             state = {"optimizer": self.optimizer.state_dict(), "step": step}
-            folder = save_checkpoint(
-                Path(self.config.folder) / CHECKPOINTS, info, weights=self.segmentor.state_dict(), state=state
-            )
+            root = Path(self.config.folder) / CHECKPOINTS
+            folder = save_checkpoint(root, info, weights=self.segmentor.state_dict(), state=state)
             checkpoint = ray.train.Checkpoint.from_directory(str(folder))
-            reporter.validation(step, evaluation)
-            reporter.pictures(self.predictor, step=step)
+        metrics = {"step": step, "mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.aacc}
         # The checkpoint already lies where Ray would have put it, complete.
         mode = ray.train.CheckpointUploadMode.NO_UPLOAD
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=mode)
 
-    def _validate(self) -> Evaluation:
+    def _evaluate(self) -> Evaluation:
         self._share_buffers()
         reader = ShardReader(Path(self.config.data), "validation")
         mine = (reader[index] for index in range(self.rank, len(reader), self.world_size))
