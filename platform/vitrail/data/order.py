@@ -1,0 +1,50 @@
+"""Which samples the model sees at which step: a pure function of data set size, seed, step and global batch size.
+
+Samples are walked in one endless sequence, epoch after epoch, each epoch in an order of its own. Number of workers,
+threads and restarts have no part in it.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrail.errors import UsageError
+
+
+class SampleOrder:
+    """The order of `num_samples` samples under `seed`."""
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        if num_samples < 1:
+            raise UsageError("the training split has no samples")
+        self.num_samples, self.seed = num_samples, seed
+        # A global batch spans two epochs at their seam, more only in tiny data sets.
+        self._permutation = lru_cache(maxsize=2)(self._permute)
+
+    def global_batch(self, step: int, global_batch: int) -> list[tuple[int, int]]:
+        """(epoch, index) of each sample of `step`, counted from 0; costs a permutation per epoch, at any step."""
+        first = step * global_batch
+        places = (divmod(first + k, self.num_samples) for k in range(global_batch))
+        return [(epoch, int(self._permutation(epoch)[place])) for epoch, place in places]
+
+    def _permute(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.num_samples)
+
+
+def slice_for(global_batch: int, *, rank: int, world_size: int) -> slice:
+    """The part of a global batch that `rank` works on: contiguous and as long as every other rank's.
+
+    Raises:
+        UsageError: the ranks cannot share it equally.
+    """
+    if global_batch % world_size:
+        below, above = global_batch // world_size * world_size, -(-global_batch // world_size) * world_size
+        sizes = f"global_batch={above}" if below == 0 else f"global_batch={below} or {above}"
+        counts = [n for n in range(world_size, 0, -1) if global_batch % n == 0]
+        raise UsageError(
+            f"global_batch={global_batch} cannot be shared equally by {world_size} workers; "
+            f"use {sizes}, or {counts[0]} workers"
+        )
+    share = global_batch // world_size
+    return slice(rank * share, (rank + 1) * share)
