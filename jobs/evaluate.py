@@ -28,10 +28,10 @@ def main(
     with exit_codes():
         from vitrail.cluster.evaluate import evaluate_model, print_scores
         from vitrail.cluster.runtime import ray_cluster
-        from vitrail.tracking.registry import resolve_model
+        from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.store import default_tracking_uri
 
-        checkpoint = resolve_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
+        checkpoint = fetch_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
         with ray_cluster(address):
             record = evaluate_model(
                 checkpoint, data, split=split, ms_flip=ms_flip, workers=workers, gpus_per_worker=gpus_per_worker

@@ -59,8 +59,8 @@ def main(
             result = train(config, resume=resume)
             version = register_best(config, result, name=register)
         print(f"{config.name}: best mIoU {result.best_miou:.2%} at step {result.best_info.step}, {result.best}")
-        print(f"registered as {version.name} version {version.version}; promote it with")
-        print(f"  vitrail models promote {version.name} {version.version}")
+        print(f"registered as {version.name} version {version.number}; promote it with")
+        print(f"  vitrail models promote {version.name} {version.number}")
 
 
 if __name__ == "__main__":

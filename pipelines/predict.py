@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from vitrail.errors import exit_codes
 
 
@@ -26,10 +27,10 @@ def main(
     with exit_codes():
         from vitrail.cluster.predict import UnreadableImagesError, predict_folder
         from vitrail.cluster.runtime import ray_cluster
-        from vitrail.tracking.registry import resolve_model
+        from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.store import default_tracking_uri
 
-        checkpoint = resolve_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
+        checkpoint = fetch_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
         with ray_cluster(address):
             result = predict_folder(checkpoint, images, out, workers=workers, gpus_per_worker=gpus_per_worker)
         print(f"{len(result.written)} images segmented: {out / 'labels'}, {out / 'overlays'}")

@@ -39,3 +39,15 @@ def ade20k_sample() -> Path:
 def camvid() -> Path:
     """CamVid in ADE20K's layout: 367 training and 101 validation images, 11 classes."""
     return _shared("camvid")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set of 16 training and 5 validation scenes of 64 pixels, in shards of several sizes."""
+    from vitrail.cluster.prepare import prepare
+    from vitrail.data.scenes import draw_scenes
+
+    root = tmp_path_factory.mktemp("tiny")
+    draw_scenes(root / "scenes", train=16, val=5, size=64, seed=0)
+    prepare(root / "scenes", root / "data", shard_size_bytes=16_000)
+    return root / "data"

@@ -8,6 +8,8 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from rich.console import Console
+from rich.table import Table
 
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.trainer import read_result, train
@@ -141,6 +143,15 @@ def sweep(
     _summarise(parent, result)
     parent.finish("FINISHED")
     return result
+
+
+def print_trials(result: SweepResult) -> None:
+    """Print a line per trial, best first."""
+    table = Table("trial", "mIoU", "at step", "error")
+    for row in result.trials:
+        score = "failed" if row.miou is None else f"{row.miou:.2%}"
+        table.add_row(row.trial.name, score, str(row.step or ""), row.error or "")
+    Console().print(table)
 
 
 def max_concurrent_trials(workers: int, gpus_per_worker: float) -> int:

@@ -1,0 +1,129 @@
+"""The whole life of a model on one machine: draw data, prepare, sweep, train, register, promote, evaluate, predict.
+
+    uv run pipelines/demo.py
+
+Takes a few minutes on two CPU cores and needs no download. Everything it makes lies in runs/demo.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vitrail.config import Recipe, override
+from vitrail.errors import UsageError, exit_codes
+from vitrail.recipes import get_recipe
+
+RECIPE = "upernet_vit-nano_mln_128x128_1k"
+MODEL = "demo-scenes"
+MARKER = "demo.txt"
+console = Console()
+
+
+def main(
+    root: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
+    replace: Annotated[bool, typer.Option(help="Delete what an earlier demo left there.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue an earlier demo.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Training workers.")] = 2,
+    images: Annotated[int, typer.Option(min=8, help="Training images to draw.")] = 400,
+    trial_steps: Annotated[int, typer.Option(min=2, help="Steps of each trial of the sweep.")] = 60,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the main training run.")] = 300,
+) -> None:
+    """Run every stage and print what came out of it."""
+    with exit_codes():
+        claim(root, replace=replace, resume=resume)
+        started = time.monotonic()
+        # Ray and torch take seconds to import: after the checks.
+        from vitrail.cluster.evaluate import evaluate_model
+        from vitrail.cluster.launch import plan_run
+        from vitrail.cluster.predict import predict_folder
+        from vitrail.cluster.prepare import prepare
+        from vitrail.cluster.runtime import ray_cluster
+        from vitrail.cluster.trainer import register_best, train
+        from vitrail.cluster.tuner import SearchSpace, print_trials, sweep
+        from vitrail.data.scenes import draw_scenes
+        from vitrail.tracking.fetch import fetch_model
+        from vitrail.tracking.promotion import promote
+        from vitrail.tracking.runs import metric_history
+        from vitrail.tracking.store import default_tracking_uri
+
+        scenes, data, uri = root / "scenes", root / "data", default_tracking_uri(root)
+        with ray_cluster():
+            with stage("Draw", f"{images} scenes whose classes differ by shape and texture"):
+                draw_scenes(scenes, train=images, val=max(8, images // 8), size=128, seed=0)
+            with stage("Prepare", "shards and a manifest, with Ray Data"):
+                prepare(scenes, data)
+            with stage("Sweep", f"neck and schedule with Ray Tune, {trial_steps} steps a trial"):
+                space = SearchSpace(necks=("none", "mln"), schedules=("poly", "cosine"))
+                base = shortened(get_recipe(RECIPE), trial_steps)
+                trials = sweep(base, space, data, root=root, name="sweep", tracking_uri=uri, experiment="demo")
+                print_trials(trials)
+            with stage("Train", f"the winner, {trials.best.trial.name}, {steps} steps on {workers} workers"):
+                winner = shortened(trials.best.trial.recipe, steps)
+                config = plan_run(
+                    winner, data, root=root, name="train", workers=workers, tracking_uri=uri, experiment="demo"
+                )
+                result = train(config, resume=resume)
+            with stage("Register", "the best checkpoint in MLflow, and promote it to champion"):
+                version = register_best(config, result, name=MODEL)
+                promote(MODEL, version.number, tracking_uri=uri)
+            with stage("Evaluate", "the champion, fetched from the registry"):
+                champion = fetch_model(f"models:/{MODEL}@champion", root=root, tracking_uri=uri)
+                scores = evaluate_model(champion, data, workers=workers)
+            with stage("Predict", "the validation images, with Ray Data"):
+                predict_folder(champion, scenes / "images" / "validation", root / "predictions", workers=workers)
+
+        assert version.run_id is not None
+        before = metric_history(uri, version.run_id, "val/mIoU")[0][1]
+        table = Table("what", "outcome", title=f"The demo took {time.monotonic() - started:.0f} s", title_justify="left")
+        table.add_row("trained", f"{winner.name}, {trials.best.trial.name}, {steps} steps")
+        table.add_row("mIoU before training", f"{before:.2%}")
+        table.add_row("mIoU of the champion", f"[bold]{scores.mIoU:.2%}[/] on {scores.images} validation images")
+        table.add_row("champion", f"{MODEL} version {version.number}")
+        table.add_row("its checkpoint", str(result.best))
+        table.add_row("predictions to look at", str(root / "predictions" / "overlays"))
+        table.add_row("runs and models", f"uv run vitrail ui --root {root}")
+        console.print(table)
+
+
+def claim(root: Path, *, replace: bool, resume: bool) -> None:
+    """Make `root` the demo's; an earlier demo's folder is touched only as asked, any other never."""
+    marker = root / MARKER
+    if root.exists() and any(root.iterdir()):
+        if not marker.is_file():
+            raise UsageError(f"{root} holds something other than a demo; choose another --root")
+        if not (replace or resume):
+            raise UsageError(f"{root} holds an earlier demo; continue it with --resume or start over with --replace")
+        if replace:
+            shutil.rmtree(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        marker.write_text("Made by pipelines/demo.py; --replace deletes this folder.\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {root}: {error.strerror}; choose another --root") from None
+
+
+def shortened(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe for a run of `steps`, validated three times, warm-up in proportion."""
+    return override(
+        recipe, [f"schedule.warmup_steps={steps // 10}", f"total_steps={steps}", f"val_interval={-(-steps // 3)}"]
+    )
+
+
+@contextmanager
+def stage(name: str, what: str) -> Iterator[None]:
+    """Announce a stage, and say how long it took."""
+    console.print(f"[bold]{name}[/]: {what}")
+    started = time.monotonic()
+    yield
+    console.print(f"[dim]  done in {time.monotonic() - started:.1f} s[/]")
+
+
+if __name__ == "__main__":
+    typer.run(main)

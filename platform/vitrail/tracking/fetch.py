@@ -1,0 +1,18 @@
+"""The model that a user names: a checkpoint folder as it is, or a registered version, downloaded."""
+
+import re
+from pathlib import Path
+
+from vitrail.tracking.registry import download, resolve
+
+
+def fetch_model(model: str, *, root: Path, tracking_uri: str) -> Path:
+    """A checkpoint folder for `model`: a path, or `models:/NAME@ALIAS`, or `models:/NAME/NUMBER`.
+
+    A registered version is kept in `root/models`, verified, and downloaded once.
+    """
+    if not model.startswith("models:"):
+        return Path(model)
+    version = resolve(model, tracking_uri=tracking_uri)
+    folder = root / "models" / f"{re.sub(r'[^\w.-]', '_', version.name)}-v{version.number}"
+    return download(f"models:/{version.name}/{version.number}", folder, tracking_uri=tracking_uri)
