@@ -121,7 +121,7 @@ class PolySchedule(Warmup):
 
     def lr(self, step: int, total_steps: int) -> float:
         """Learning rate used in `step`, counted from 0 (mmcv 1.7 `PolyLrUpdaterHook`)."""
-        decayed = self.peak_lr * (1 - step / total_steps) ** self.power
+        decayed = self.peak_lr * math.pow(1 - step / total_steps, self.power)
         if step >= self.warmup_steps:
             return decayed
         return decayed * (1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio))
@@ -139,7 +139,7 @@ class LinearPolySchedule(Warmup):
             share = step / (self.warmup_steps - 1) if self.warmup_steps > 1 else 1.0
             return self.peak_lr * (self.warmup_ratio + (1 - self.warmup_ratio) * share)
         decay_steps = max(1, total_steps - self.warmup_steps - 1)
-        return self.peak_lr * max(0.0, 1 - (step - self.warmup_steps) / decay_steps) ** self.power
+        return self.peak_lr * math.pow(max(0.0, 1 - (step - self.warmup_steps) / decay_steps), self.power)
 
 
 class CosineSchedule(Warmup):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vitrail.checkpoint import CHECKPOINTS
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.cluster.trainer import RUN_FILE, RunExistsError, claim_folder, train
@@ -13,7 +14,7 @@ from vitrail.config import Recipe, RunConfig, override
 from vitrail.data.shards import DamagedShardError
 from vitrail.errors import UsageError
 from vitrail.recipes import get_recipe
-from vitrail.training.checkpoint import CHECKPOINTS, load_state, load_weights
+from vitrail.training.checkpoint import load_state, load_weights
 
 
 def tiny(**changes: object) -> Recipe:

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitrail.errors import UsageError
-from vitrail.recipes import get_recipe
-from vitrail.training.checkpoint import (
+from vitrail.checkpoint import (
     INFO,
     STATE,
     WEIGHTS,
@@ -19,12 +17,12 @@ from vitrail.training.checkpoint import (
     ScoreRecord,
     best_checkpoint,
     latest_checkpoint,
-    load_state,
-    load_weights,
     read_info,
-    save_checkpoint,
     verify,
 )
+from vitrail.errors import UsageError
+from vitrail.recipes import get_recipe
+from vitrail.training.checkpoint import load_state, load_weights, save_checkpoint
 
 WEIGHT = {"layer.weight": torch.arange(6.0).view(2, 3)}
 
@@ -36,7 +34,7 @@ def info(step: int, miou: float = 0.5) -> CheckpointInfo:
         classes=("a",),
         palette=((1, 2, 3),),
         reduce_zero_label=True,
-        data=DataSource(name="tiny", fingerprint="f"),
+        data=DataSource(name="tiny", fingerprint="f", val_images=1),
         seed=0,
         run_key="run",
         scores=ScoreRecord(mIoU=miou, mAcc=0.5, aAcc=0.5, images=1, iou=(None,)),

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vitrail.checkpoint import ScoreRecord, read_info
 from vitrail.cluster.runtime import check_feasible
 from vitrail.config import Recipe
 from vitrail.data.manifest import Manifest
@@ -15,7 +16,7 @@ from vitrail.data.shards import ShardReader
 from vitrail.errors import UsageError
 from vitrail.evaluation.metrics import ConfusionMatrix
 from vitrail.evaluation.predictor import Evaluation, evaluate
-from vitrail.training.checkpoint import ScoreRecord, load_predictor, read_info, score_record
+from vitrail.training.checkpoint import load_predictor, score_record
 
 
 def evaluate_model(

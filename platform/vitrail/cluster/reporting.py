@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vitrail.checkpoint import CHECKPOINTS, CheckpointInfo, DataSource, best_checkpoint, read_info
 from vitrail.cluster.progress import TrainStatus
 from vitrail.config import RunConfig
 from vitrail.data.manifest import Manifest
@@ -13,14 +14,7 @@ from vitrail.data.shards import ShardReader
 from vitrail.evaluation.pictures import prediction_panel
 from vitrail.evaluation.predictor import Evaluation, Predictor
 from vitrail.tracking.tracker import NullTracker, Tracker, start_run
-from vitrail.training.checkpoint import (
-    CHECKPOINTS,
-    CheckpointInfo,
-    DataSource,
-    best_checkpoint,
-    read_info,
-    score_record,
-)
+from vitrail.training.checkpoint import score_record
 
 NUM_PICTURES = 4
 _STEPS_PER_REPORT = 10
@@ -116,7 +110,11 @@ class Reporter:
             classes=manifest.classes,
             palette=manifest.palette,
             reduce_zero_label=manifest.reduce_zero_label,
-            data=DataSource(name=manifest.name, fingerprint=manifest.fingerprint),
+            data=DataSource(
+                name=manifest.name,
+                fingerprint=manifest.fingerprint,
+                val_images=manifest.split("validation").num_samples,
+            ),
             seed=self._config.seed,
             run_key=self._config.run_key,
             scores=score_record(evaluation),

@@ -8,6 +8,7 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from vitrail.checkpoint import CHECKPOINTS, CheckpointInfo, best_checkpoint, latest_checkpoint, read_info
 from vitrail.cluster.progress import show_progress
 from vitrail.cluster.reporting import open_tracker
 from vitrail.cluster.runtime import check_feasible
@@ -15,13 +16,6 @@ from vitrail.cluster.worker import train_worker
 from vitrail.config import RunConfig
 from vitrail.errors import UsageError, VitrailError
 from vitrail.tracking.registry import Version, register
-from vitrail.training.checkpoint import (
-    CHECKPOINTS,
-    CheckpointInfo,
-    best_checkpoint,
-    latest_checkpoint,
-    read_info,
-)
 
 _COLLECTIVE_TIMEOUT_S = 600
 _START_FAILURES = 3

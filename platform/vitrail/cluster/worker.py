@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vitrail.checkpoint import CHECKPOINTS, latest_checkpoint, read_info
 from vitrail.cluster.reporting import Reporter
 from vitrail.config import RunConfig
 from vitrail.data.manifest import Manifest
@@ -20,14 +21,7 @@ from vitrail.errors import VitrailError
 from vitrail.evaluation.predictor import Evaluation, Predictor, evaluate
 from vitrail.models.segmentor import Segmentor
 from vitrail.models.weights import load_pretrained
-from vitrail.training.checkpoint import (
-    CHECKPOINTS,
-    latest_checkpoint,
-    load_state,
-    load_weights,
-    read_info,
-    save_checkpoint,
-)
+from vitrail.training.checkpoint import load_state, load_weights, save_checkpoint
 from vitrail.training.meter import Meter
 from vitrail.training.optimizer import build_optimizer
 from vitrail.training.step import LossModule, seed_step, train_step, validation_steps
