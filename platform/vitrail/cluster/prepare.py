@@ -1,6 +1,5 @@
 """Prepares a data set with Ray Data: one row per shard, each written by the task that maps it; the manifest last."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,9 +10,16 @@ import ray.data
 
 from vitrail.cluster.runtime import ray_cluster
 from vitrail.data.files import make_writable
-from vitrail.data.layout import Layout, read_layout
-from vitrail.data.manifest import MANIFEST_NAME, Fault, Manifest, Split
-from vitrail.data.shard_writer import ShardPlan, ShardReport, plan_shards, write_shard
+from vitrail.data.layout import read_layout
+from vitrail.data.manifest import MANIFEST_NAME, Fault, Manifest
+from vitrail.data.shard_writer import (
+    ShardPlan,
+    ShardReport,
+    assemble_manifest,
+    plan_shards,
+    source_signature,
+    write_shard,
+)
 from vitrail.errors import DataError, UsageError
 
 DEFAULT_SHARD_SIZE_BYTES = 64 << 20
@@ -75,14 +81,12 @@ def prepare(
     if on_error == "stop":
         _stop_at(src, layout.faults)
     plans = plan_shards(layout, shard_size_bytes=shard_size_bytes)
-    signature = hashlib.sha256("".join(plan.digest() for plan in plans).encode()).hexdigest()[:16]
-    _check_destination(src, dst, signature, overwrite=overwrite)
+    _check_destination(src, dst, source_signature(plans), overwrite=overwrite)
     with ray_cluster(address):
         reports = _write_all(plans, src, dst, on_progress)
-    faults = (*layout.faults, *(fault for report in reports for fault in report.faults))
-    if on_error == "stop" or not any(report.shard for report in reports):
-        _stop_at(src, faults)
-    manifest = _manifest(layout, plans, reports, faults, signature).sealed()
+    manifest = assemble_manifest(layout, plans, reports)
+    if on_error == "stop" or not manifest.splits:
+        _stop_at(src, manifest.faults)
     manifest.save(dst)
     _remove_stale(dst, plans)
     return manifest
@@ -140,30 +144,6 @@ def _map_plans(plans: list[ShardPlan], src: Path, dst: Path) -> Iterator[tuple[i
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(write)
     for row in dataset.iter_rows():
         yield int(row["index"]), ShardReport.model_validate_json(row["report"])
-
-
-def _manifest(
-    layout: Layout, plans: list[ShardPlan], reports: list[ShardReport], faults: tuple[Fault, ...], signature: str
-) -> Manifest:
-    splits = {}
-    for name in layout.splits:
-        mine = [report for plan, report in zip(plans, reports, strict=True) if plan.split == name and report.shard]
-        pixels = (report.class_pixels for report in mine)
-        zeros = (0,) * len(layout.classes.names)
-        splits[name] = Split(
-            shards=tuple(report.shard for report in mine if report.shard),
-            class_pixels=tuple(map(sum, zip(zeros, *pixels, strict=True))),
-            ignored_pixels=sum(report.ignored_pixels for report in mine),
-        )
-    return Manifest(
-        name=layout.folder.name,
-        classes=layout.classes.names,
-        palette=layout.classes.palette,
-        reduce_zero_label=layout.classes.reduce_zero_label,
-        splits={name: split for name, split in splits.items() if split.shards},
-        faults=faults,
-        source_signature=signature,
-    )
 
 
 def _remove_stale(dst: Path, plans: list[ShardPlan]) -> None:

@@ -5,7 +5,7 @@ workers write them. Beside each finished shard lies a small JSON report; a rerun
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vitrail.config import IGNORE_INDEX, Strict
 from vitrail.data.codec import UInt8Array, check_image, decode_image, decode_raw_label, encode_label
 from vitrail.data.files import write_aside
 from vitrail.data.layout import Layout, Pair
-from vitrail.data.manifest import FORMAT_VERSION, Fault, Shard
+from vitrail.data.manifest import FORMAT_VERSION, Fault, Manifest, Shard, Split
 from vitrail.data.shards import SCHEMA, frame_crc32, sample_crc32
 from vitrail.errors import DataError
 
@@ -85,6 +85,33 @@ def write_shard(plan: ShardPlan, *, source: Path, folder: Path) -> ShardReport:
     )
     write_aside(sidecar, report.model_dump_json().encode())
     return report
+
+
+def assemble_manifest(layout: Layout, plans: Sequence[ShardPlan], reports: Sequence[ShardReport]) -> Manifest:
+    """The manifest of what `plans` became; splits without a usable sample are left out."""
+    splits = {}
+    for name in layout.splits:
+        mine = [report for plan, report in zip(plans, reports, strict=True) if plan.split == name and report.shard]
+        if mine:
+            splits[name] = Split(
+                shards=tuple(report.shard for report in mine if report.shard),
+                class_pixels=tuple(map(sum, zip(*(report.class_pixels for report in mine), strict=True))),
+                ignored_pixels=sum(report.ignored_pixels for report in mine),
+            )
+    return Manifest(
+        name=layout.folder.name,
+        classes=layout.classes.names,
+        palette=layout.classes.palette,
+        reduce_zero_label=layout.classes.reduce_zero_label,
+        splits=splits,
+        faults=(*layout.faults, *(fault for report in reports for fault in report.faults)),
+        source_signature=source_signature(plans),
+    ).sealed()
+
+
+def source_signature(plans: Sequence[ShardPlan]) -> str:
+    """Changes when a source file's name, size or time does, or the size of shards."""
+    return hashlib.sha256("".join(plan.digest() for plan in plans).encode()).hexdigest()[:16]
 
 
 @dataclass
