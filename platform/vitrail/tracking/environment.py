@@ -6,9 +6,15 @@ Importing MLflow takes more than a second, so it happens inside functions, in th
 import json
 import logging
 import os
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+from vitrail.errors import VitrailError
 from vitrail.tracking.store import ensure_store, is_http
+
+T = TypeVar("T")
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -62,3 +68,52 @@ def is_permanent(error: BaseException, *, tracking_uri: str) -> bool:
         return isinstance(error, RestException) or not is_http(tracking_uri)
     # An exhausted connection pool is answered with 400, and passes.
     return code == "INVALID_PARAMETER_VALUE" and "QueuePool" not in str(error)
+
+
+@contextmanager
+def as_default(tracking_uri: str) -> Iterator[None]:
+    """Make `tracking_uri` MLflow's default for a while: a local registry looks for logged models there alone."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # unsets it, and the variable that it had set
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+class TrackingError(VitrailError):
+    """MLflow could not be reached, or refused what it was asked."""
+
+    def __init__(self, tracking_uri: str, reason: str) -> None:
+        super().__init__(tracking_uri, reason)
+        self.tracking_uri, self.reason = tracking_uri, reason
+
+    def __str__(self) -> str:
+        return (
+            f"MLflow at {self.tracking_uri}: {self.reason}; nothing is half done, so the same command may be repeated"
+        )
+
+
+def retry(call: Callable[[], T], *, tracking_uri: str, timeout_s: float) -> T:
+    """The result of `call`, which must be safe to repeat, tried for up to `timeout_s`.
+
+    Raises:
+        TrackingError: MLflow refused it, or did not answer in time.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    deadline, delay_s = time.monotonic() + timeout_s, 0.5
+    while True:
+        try:
+            return call()
+        except (MlflowException, RequestException) as error:
+            denied = error_code(error) in ("PERMISSION_DENIED", "UNAUTHENTICATED")
+            if denied or is_permanent(error, tracking_uri=tracking_uri) or time.monotonic() + delay_s > deadline:
+                raise TrackingError(tracking_uri, str(error).splitlines()[0][:500]) from error
+        time.sleep(delay_s)
+        delay_s = min(2 * delay_s, 5.0)

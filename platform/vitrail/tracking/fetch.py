@@ -14,5 +14,6 @@ def fetch_model(model: str, *, root: Path, tracking_uri: str) -> Path:
     if not model.startswith("models:"):
         return Path(model)
     version = resolve(model, tracking_uri=tracking_uri)
-    folder = root / "models" / f"{re.sub(r'[^\w.-]', '_', version.name)}-v{version.number}"
-    return download(f"models:/{version.name}/{version.number}", folder, tracking_uri=tracking_uri)
+    name = re.sub(r"[^\w.-]", "_", version.name)
+    folder = root / "models" / f"{name}-v{version.number}"
+    return download(version.uri, folder, tracking_uri=tracking_uri)

@@ -12,7 +12,5 @@ def metric_history(tracking_uri: str, run_id: str, key: str) -> list[tuple[int, 
         TrackingError: MLflow does not answer.
     """
     client = connect(tracking_uri)
-    history = retry(
-        lambda: client.get_metric_history(run_id, key), tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S
-    )
+    history = retry(lambda: client.get_metric_history(run_id, key), tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
     return sorted((metric.step, metric.value) for metric in history)
