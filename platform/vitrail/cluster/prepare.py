@@ -134,8 +134,11 @@ def _write_all(
 def _map_plans(plans: list[ShardPlan], src: Path, dst: Path) -> Iterator[tuple[int, ShardReport]]:
     def write(row: dict[str, Any]) -> dict[str, Any]:
         plan = ShardPlan.model_validate_json(row["plan"])
-        report = write_shard(plan, source=src, folder=dst)
-        return {"index": row["index"], "report": report.model_dump_json()}
+        try:
+            report = write_shard(plan, source=src, folder=dst)
+        except UsageError as error:  # Ray Data would wrap it and lose it on the way
+            return {"index": row["index"], "report": None, "error": str(error)}
+        return {"index": row["index"], "report": report.model_dump_json(), "error": None}
 
     if not plans:
         return
@@ -143,6 +146,8 @@ def _map_plans(plans: list[ShardPlan], src: Path, dst: Path) -> Iterator[tuple[i
     rows = [{"index": index, "plan": plan.model_dump_json()} for index, plan in enumerate(plans)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(write)
     for row in dataset.iter_rows():
+        if row["error"] is not None:
+            raise UsageError(row["error"])
         yield int(row["index"]), ShardReport.model_validate_json(row["report"])
 
 
