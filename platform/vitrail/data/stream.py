@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vitrail.config import IGNORE_INDEX, TransformConfig
 from vitrail.data.codec import UInt8Array
 from vitrail.data.order import SampleOrder, slice_for
-from vitrail.data.shards import ShardReader
+from vitrail.data.shards import Sample, ShardReader
 from vitrail.data.transforms import TrainTransform
 from vitrail.errors import UsageError
 
@@ -65,8 +65,7 @@ class BatchStream(Iterator[Batch]):
             raise UsageError(f"threads={threads} must be at least 0 and prefetch={prefetch} at least 1")
         # Parallelism is over samples: OpenCV's own threads would only fight ours for the cores.
         cv2.setNumThreads(1)
-        self._reader, self._crop_size = reader, transforms.crop_size
-        self._transform = TrainTransform(transforms)
+        self._load, self._crop_size = SampleLoader(reader, transforms, seed=seed), transforms.crop_size
         self._order = SampleOrder(len(reader), seed)
         self._global_batch, self._slice = global_batch, slice_for(global_batch, rank=rank, world_size=world_size)
         self._next_step = first_step
@@ -110,44 +109,53 @@ class BatchStream(Iterator[Batch]):
     def _fill(self) -> None:
         while len(self._ahead) < self._prefetch:
             places = self._order.global_batch(self._next_step, self._global_batch)[self._slice]
-            self._ahead.append(_Assembly(self, places))
+            assembly = _Assembly(self._load, places, crop_size=self._crop_size, pool=self._pool)
+            self._ahead.append(assembly)
             self._next_step += 1
 
-    def load(self, epoch: int, index: int) -> tuple[str, UInt8Array, UInt8Array]:
-        """Id, image (h, w, 3) and label (h, w) of a sample as the model sees it in `epoch`, before padding."""
+
+class SampleLoader:
+    """Loads a sample as the model sees it in one epoch. Safe to share between threads."""
+
+    def __init__(self, reader: ShardReader, transforms: TransformConfig, *, seed: int) -> None:
+        self._reader, self._seed = reader, seed
+        self._transform = TrainTransform(transforms)
+
+    def __call__(self, epoch: int, index: int) -> Sample:
+        """The crop of sample `index`, before padding."""
         sample = self._reader[index]
-        seed = (self._order.seed, epoch, index)
+        seed = (self._seed, epoch, index)
         image, label = self._transform(sample.image, sample.label, sample_seed=seed)
-        return sample.id, image, label
+        return Sample(id=sample.id, image=image, label=label)
 
 
 class _Assembly:
     """A batch in the making: every sample writes its own part of the arrays."""
 
-    def __init__(self, stream: BatchStream, places: list[tuple[int, int]]) -> None:
-        count, side = len(places), stream._crop_size
-        self._stream = stream
-        self._images = np.zeros((count, 3, side, side), np.uint8)
-        self._labels = np.full((count, side, side), IGNORE_INDEX, np.uint8)
-        self._sizes = np.zeros((count, 2), np.int64)
-        self._places = places
-        pool = stream._pool
-        self._futures: list[Future[str]] = [pool.submit(self._load, slot) for slot in range(count)] if pool else []
+    def __init__(
+        self, load: SampleLoader, places: list[tuple[int, int]], *, crop_size: int, pool: ThreadPoolExecutor | None
+    ) -> None:
+        self._load, self._places = load, places
+        self._images = np.zeros((len(places), 3, crop_size, crop_size), np.uint8)
+        self._labels = np.full((len(places), crop_size, crop_size), IGNORE_INDEX, np.uint8)
+        self._sizes = np.zeros((len(places), 2), np.int64)
+        slots = range(len(places))
+        self._futures: list[Future[str]] = [pool.submit(self._fill, slot) for slot in slots] if pool else []
 
     def finish(self) -> Batch:
         """The batch, once its last sample is there."""
         if self._futures:
             ids = tuple(future.result() for future in self._futures)
         else:
-            ids = tuple(self._load(slot) for slot in range(len(self._places)))
+            ids = tuple(self._fill(slot) for slot in range(len(self._places)))
         return Batch(images=self._images, labels=self._labels, sizes=self._sizes, ids=ids)
 
-    def _load(self, slot: int) -> str:
-        name, image, label = self._stream.load(*self._places[slot])
-        height, width = label.shape
+    def _fill(self, slot: int) -> str:
+        sample = self._load(*self._places[slot])
+        height, width = sample.label.shape
         # Moving channels to the front is an OpenCV split: eight times as fast as a transposed copy.
-        for plane, channel in zip(self._images[slot], cv2.split(image), strict=True):
+        for plane, channel in zip(self._images[slot], cv2.split(sample.image), strict=True):
             plane[:height, :width] = channel
-        self._labels[slot, :height, :width] = label
+        self._labels[slot, :height, :width] = sample.label
         self._sizes[slot] = height, width
-        return name
+        return sample.id
