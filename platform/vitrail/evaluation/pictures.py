@@ -66,10 +66,13 @@ def _errors(image: Pixels, label: NDArray[np.integer], prediction: NDArray[np.in
 
 
 def _tile(rgb: Pixels, title: str) -> Pixels:
-    height = max(1, round(rgb.shape[0] * _TILE_WIDTH / rgb.shape[1]))
+    """A tile as wide as all others and at most as high as it is wide; a tall picture stands in its middle."""
+    scale = _TILE_WIDTH / max(rgb.shape[:2])
+    width, height = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
     # Area averages mix colours at borders where a picture shrinks; nearest pixels keep the colours of the legend.
     mode = cv2.INTER_AREA if title == "image" else cv2.INTER_NEAREST
-    tile = Image.fromarray(cv2.resize(rgb, (_TILE_WIDTH, height), interpolation=mode))
+    tile = Image.new("RGB", (_TILE_WIDTH, height))
+    tile.paste(Image.fromarray(cv2.resize(rgb, (width, height), interpolation=mode)), ((_TILE_WIDTH - width) // 2, 0))
     draw = ImageDraw.Draw(tile)
     box = draw.textbbox((8, 4), title, font=_font())
     draw.rectangle((0, 0, box[2] + 8, box[3] + 6), fill=(0, 0, 0))
