@@ -139,7 +139,9 @@ class LinearPolySchedule(Warmup):
             share = step / (self.warmup_steps - 1) if self.warmup_steps > 1 else 1.0
             return self.peak_lr * (self.warmup_ratio + (1 - self.warmup_ratio) * share)
         decay_steps = max(1, total_steps - self.warmup_steps - 1)
-        return self.peak_lr * math.pow(max(0.0, 1 - (step - self.warmup_steps) / decay_steps), self.power)
+        steps_left = max(0, decay_steps - (step - self.warmup_steps))
+        # Whole numbers are subtracted, then divided, which keeps all digits near the end.
+        return self.peak_lr * math.pow(steps_left / decay_steps, self.power)
 
 
 class CosineSchedule(Warmup):
