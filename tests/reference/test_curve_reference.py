@@ -1,0 +1,137 @@
+"""A whole short training: every learning rate, every loss, and how far each parameter has moved at the end."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden import Golden, Rules, files
+from numpy.typing import NDArray
+from reference_models import Noise, build, has_no_gradient, norms, recipe_of
+from torch import Tensor
+
+from vitrail.config import LinearPolySchedule
+from vitrail.models.naming import to_mmseg
+from vitrail.models.segmentor import Segmentor
+from vitrail.training.optimizer import build_optimizer
+
+BATCH = 4
+LOSS_RTOL = 1e-5
+SUGGESTED = {"pooled": 5e-3, "heads": 5e-3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", files("train_curve_*.npz"))
+def test_training_follows_mmsegmentation(path: Path, rules: Rules, near: Callable[..., None]) -> None:
+    want = dict(np.load(path))
+    ours = train(path, want, rules, torch.float32)
+    near(path, "learning rate", ours.lr, want["lr"], rtol=1e-12)
+    assert [ours.weight_decay[str(name)] for name in want["names"]] == want["weight_decay"].tolist()
+    assert len(ours.weight_decay) == want["n_groups"]
+
+    # The two precisions drift apart as steps go by: what a step may be off by is the largest distance up to it.
+    double = want.get("f64_losses", want["losses"])
+    noise = np.maximum.accumulate(np.abs(want["losses"] - double)) if "f64_losses" in want else 5e-3 / 3
+    pixel = 100 / ours.labelled_pixels
+    for i, name in enumerate(map(str, want["loss_names"])):
+        atol = 3 * (noise[:, i] if isinstance(noise, np.ndarray) else noise * (np.arange(len(ours.lr)) > 0))
+        atol = atol + (50 * pixel if name.endswith("acc_seg") else 0.0)
+        near(path, name, ours.losses[name], want["losses"][:, i], atol=atol, rtol=LOSS_RTOL)
+    final = abs(want["final_loss"] - want["f64_final_loss"]) if "f64_final_loss" in want else 5e-3
+    near(path, "loss after training", ours.final_loss, want["final_loss"], atol=3 * max(final, np.max(noise)))
+
+    names = [str(name) for name in want["names"]]
+    for key in ("grad_norm", "param_norm", "param_delta_norm"):
+        allowed = Noise.of(SUGGESTED, names, want[key], want.get(f"f64_{key}", want[key]))
+        for name, value in zip(names, want[key], strict=True):
+            if not has_no_gradient(name):
+                near(path, key, ours.norms[key][name], value, rtol=allowed.allowed(name))
+    near(path, "running mean", ours.bn_mean, want["bn_mean"], atol=1e-2)
+    near(path, "running variance", ours.bn_var, want["bn_var"], rtol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", files("train_curve_*.npz"))
+def test_training_follows_mmsegmentation_in_float64(path: Path, rules: Rules, near: Callable[..., None]) -> None:
+    want = dict(np.load(path))
+    if "f64_losses" not in want:
+        pytest.skip(f"{path.name} has no float64 figures")
+    ours = train(path, want, rules, torch.float64)
+    for i, name in enumerate(map(str, want["loss_names"])):
+        rtol = 1e-6 if name.endswith("acc_seg") else 1e-8  # accuracies are float32 whatever the model is
+        near(path, f"{name}, float64", ours.losses[name], want["f64_losses"][:, i], rtol=rtol)
+    near(path, "loss after training, float64", ours.final_loss, want["f64_final_loss"], rtol=1e-8)
+    for key in ("grad_norm", "param_norm", "param_delta_norm"):
+        for name, value in zip(map(str, want["names"]), want[f"f64_{key}"], strict=True):
+            if not has_no_gradient(name):
+                near(path, f"{key}, float64", ours.norms[key][name], value, rtol=1e-5)
+
+
+@dataclass
+class Outcome:
+    """What a training leaves: per step, and per parameter by mmsegmentation's names."""
+
+    labelled_pixels: int
+    weight_decay: dict[str, float]
+    lr: list[float] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    final_loss: float = math.nan
+    norms: dict[str, dict[str, float]] = field(default_factory=dict)
+    bn_mean: NDArray[np.float64] | None = None
+    bn_var: NDArray[np.float64] | None = None
+
+
+def train(path: Path, want: dict[str, NDArray[np.float64]], rules: Rules, dtype: torch.dtype) -> Outcome:
+    """The training of a file with our model, optimiser and 1.x schedule."""
+    golden, total_steps = Golden.parse(path), len(want["lr"])
+    recipe = recipe_of(golden.arch)
+    size = golden.size or trained_size(want, recipe.model.backbone.embed_dim)
+    # The rate peaks at the last step of the warm-up and again at the step after it.
+    schedule = LinearPolySchedule(peak_lr=want["lr"].max(), warmup_steps=int(want["lr"].argmax()) + 1)
+    model = build(golden, rules, size=size, drop=False).to(dtype).train()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = build_optimizer(model, recipe.optimizer, lr=schedule.peak_lr)
+
+    outcome = Outcome(int((batch(rules, 0, size)[1] != 255).sum()), weight_decays(model, optimizer))
+    for step in range(total_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.lr(step, total_steps)
+        outcome.lr.append(optimizer.param_groups[0]["lr"])
+        losses = backward(model, *batch(rules, step, size), dtype)
+        for name, value in losses.items():
+            outcome.losses.setdefault("total" if name == "loss" else name, []).append(float(value))
+        optimizer.step()
+    parameters = dict(model.named_parameters())
+    outcome.norms["param_norm"] = norms({n: p.detach() for n, p in parameters.items()})
+    outcome.norms["param_delta_norm"] = norms({n: p.detach() - start[n] for n, p in parameters.items()})
+    fused = model.decode_head.fpn_bottleneck.bn
+    outcome.bn_mean, outcome.bn_var = fused.running_mean.numpy().copy(), fused.running_var.numpy().copy()
+    outcome.final_loss = float(backward(model, *batch(rules, total_steps, size), dtype)["loss"])
+    outcome.norms["grad_norm"] = norms({n: p.grad for n, p in parameters.items() if p.grad is not None})
+    return outcome
+
+
+def backward(model: Segmentor, x: Tensor, labels: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    losses = model.loss(x.to(dtype), labels)
+    losses["loss"].backward()
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def batch(rules: Rules, step: int, size: int) -> tuple[Tensor, Tensor]:
+    x = rules.rand_input(3000 + step, (BATCH, 3, size, size))
+    return torch.from_numpy(x), torch.from_numpy(rules.rand_labels(3100 + step, BATCH, size, size, cell=8))
+
+
+def weight_decays(model: Segmentor, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    names = {id(p): to_mmseg(name) for name, p in model.named_parameters()}
+    return {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def trained_size(want: dict[str, NDArray[np.float64]], embed_dim: int) -> int:
+    """The image size, from the norm of the position embedding: its values are uniform in [-0.5, 0.5)."""
+    norm = want["param_norm"][list(map(str, want["names"])).index("backbone.pos_embed")]
+    return 16 * round(math.sqrt(12 * norm**2 / embed_dim - 1))
