@@ -70,3 +70,13 @@ def write_checkpoint(
     }
     (folder / "checkpoint.json").write_text(json.dumps(description))
     return folder
+
+
+@pytest.fixture
+def store_with_models(store: str, make_checkpoint: Callable[..., Path]) -> str:
+    """Address of a store with a model of three versions, of mIoU 0.5, 0.6 and 0.55."""
+    from vitrail.tracking.registry import register
+
+    for seed, miou in enumerate((0.5, 0.6, 0.55)):
+        register(make_checkpoint(f"c{seed}", seed=seed, miou=miou), name="streets", tracking_uri=store)
+    return store

@@ -2,13 +2,14 @@
 
 Training only ever appends to a local file. The thread sends in batches, notes how far it has come, waits when the
 server is away, and goes on when it is back; another process that opens the folder later goes on where this one stopped.
+Files go in a lane of their own, so that an artifact store that is away does not hold up the metrics.
 """
 
 import fcntl
-import itertools
 import logging
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,33 @@ logger = logging.getLogger(__name__)
 _MAX_BATCH = 200
 _FIRST_DELAY_S = 0.5
 _MAX_DELAY_S = 30.0
+_CLOSING_DELAY_S = 0.5
+
+
+@dataclass
+class _Lane:
+    """One of the two passes over the journal, with a place and a patience of its own."""
+
+    name: str
+    takes_files: bool
+    sent: int
+    """Offset in bytes up to which this lane's records have been dealt with."""
+    delay_s: float = field(default=0.0, init=False)
+    failed_at: float = field(default=0.0, init=False)
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether an entry goes this way; what cannot be read goes with the small records."""
+        return self.takes_files == (entry.record is not None and entry.record.get("kind") == "files")
+
+    def failed(self) -> None:
+        """Try again later, and later still the next time."""
+        self.delay_s = min(max(2 * self.delay_s, _FIRST_DELAY_S), _MAX_DELAY_S)
+        self.failed_at = time.monotonic()
+
+    def due_in_s(self, *, hurry: bool) -> float:
+        """Seconds until the next attempt; fewer in a hurry."""
+        delay_s = min(self.delay_s, _CLOSING_DELAY_S) if hurry else self.delay_s
+        return self.failed_at + delay_s - time.monotonic()
 
 
 class Outbox:
@@ -28,12 +56,14 @@ class Outbox:
     def __init__(self, folder: Path, *, tracking_uri: str) -> None:
         self.journal = Journal(folder)
         self.tracking_uri = tracking_uri
+        state = self.journal.load_state()
+        self._small = _Lane("records", False, int(state.get("records", 0)))
+        self._files = _Lane("files", True, int(state.get("files", 0)))
+        self._delivery = Delivery(tracking_uri, self.journal.files, state.get("run_id"), state.get("experiment_id"))
         self._changed = threading.Condition()
         self._closing = False
         self._abandoned = False
         self._disk_failed = False
-        self._sent = int(self.journal.load_state().get("offset", 0))
-        self._delivery = Delivery(tracking_uri, self.journal.files, **_learnt(self.journal.load_state()))
         self._thread = threading.Thread(target=self._run, name="mlflow-outbox", daemon=True)
         self._thread.start()
 
@@ -69,9 +99,8 @@ class Outbox:
         """Wait until all that was appended so far is sent; False if that took longer than `timeout_s`."""
         end = self.journal.end()
         with self._changed:
-            return self._changed.wait_for(lambda: self._sent >= end or not self._thread.is_alive(), timeout_s) and (
-                self._sent >= end
-            )
+            self._changed.wait_for(lambda: self._sent() >= end or not self._thread.is_alive(), timeout_s)
+        return self._sent() >= end
 
     def close(self, timeout_s: float) -> bool:
         """Send what is left and stop, within `timeout_s`; False if something is left, which stays on disk."""
@@ -82,16 +111,17 @@ class Outbox:
         with self._changed:
             self._abandoned = True
             self._changed.notify_all()
-        left = self.journal.end() - self._sent
-        if left > 0:
-            logger.warning(
-                "tracking: %d bytes of records could not be sent to %s; they are kept in %s and go out when the run "
-                "is continued",
-                left,
-                self.tracking_uri,
-                self.journal.folder,
-            )
-        return left <= 0
+        if self._sent() >= self.journal.end():
+            return True
+        logger.warning(
+            "tracking: not all could be sent to %s; the rest is kept in %s and goes out when the run is continued",
+            self.tracking_uri,
+            self.journal.folder,
+        )
+        return False
+
+    def _sent(self) -> int:
+        return min(self._small.sent, self._files.sent)
 
     def _warn_of_disk(self, error: OSError) -> None:
         if not self._disk_failed:
@@ -99,35 +129,37 @@ class Outbox:
         self._disk_failed = True
 
     def _run(self) -> None:
-        """The thread: take the folder for this process, then send until closed."""
-        delay_s, failing = 0.0, False
+        """The thread: take the folder for this process, then send until closed or abandoned."""
         with (self.journal.folder / "lock").open("w") as lock:
             while not self._abandoned:
-                try:
-                    _take(lock)
-                    if self._send_next():
-                        delay_s = 0.0
-                        if failing:
-                            logger.warning("tracking: %s answers again", self.tracking_uri)
-                        failing = False
-                    elif self._wait_for_more():
-                        return
-                except Exception as error:
-                    if not failing:
-                        logger.warning(
-                            "tracking: cannot send to %s (%s); training goes on, records are kept in %s",
-                            self.tracking_uri,
-                            _first_line(error),
-                            self.journal.folder,
-                        )
-                    failing = True
-                    delay_s = min(max(2 * delay_s, _FIRST_DELAY_S), _MAX_DELAY_S)
-                    self._back_off(delay_s)
+                moved = [self._try(lane, lock) for lane in (self._small, self._files)]
+                if not any(moved) and self._wait():
+                    return
 
-    def _send_next(self) -> bool:
+    def _try(self, lane: _Lane, lock: IO[str]) -> bool:
+        """Send the lane's next batch; False when there was nothing to do, or it failed, or it is too soon to retry."""
+        if not self._is_open(lane) or lane.due_in_s(hurry=self._closing) > 0:
+            return False
+        try:
+            _take(lock)
+            moved = self._send_next(lane)
+        except Exception as error:
+            if not lane.delay_s:
+                logger.warning(
+                    "tracking: cannot send %s to %s (%s); training goes on, they are kept in %s",
+                    *(lane.name, self.tracking_uri, _first_line(error), self.journal.folder),
+                )
+            lane.failed()
+            return False
+        if lane.delay_s and moved:
+            logger.warning("tracking: %s takes %s again", self.tracking_uri, lane.name)
+            lane.delay_s = 0.0
+        return moved
+
+    def _send_next(self, lane: _Lane) -> bool:
         """Send the next batch and note it; False when nothing is left."""
-        batch = self._next_batch()
-        if not batch:
+        batch, end = self._next_batch(lane)
+        if end == lane.sent:
             return False
         records = []
         for entry in batch:
@@ -137,39 +169,55 @@ class Outbox:
                 records.append(entry.record)
         if records:
             self._delivery.send(records, refuse=self._refuse)
-        end = batch[-1].end
-        self.journal.save_state({"offset": end, "run_id": self.run_id, "experiment_id": self.experiment_id})
         with self._changed:
-            self._sent = end
+            lane.sent = end
+            self.journal.save_state(
+                {
+                    "records": self._small.sent,
+                    "files": self._files.sent,
+                    "run_id": self.run_id,
+                    "experiment_id": self.experiment_id,
+                }
+            )
             self._changed.notify_all()
         return True
 
-    def _next_batch(self) -> list[Entry]:
-        """The next entry alone, or as many as go together in one request."""
-        entries = list(itertools.islice(self.journal.entries(self._sent), _MAX_BATCH))
-        together = list(itertools.takewhile(_is_batched, entries))
-        return together or entries[:1]
+    def _next_batch(self, lane: _Lane) -> tuple[list[Entry], int]:
+        """The lane's next entry, or as many as go in one request, and the offset where it is then."""
+        batch: list[Entry] = []
+        end = lane.sent
+        for entry in self.journal.entries(lane.sent):
+            if lane.takes(entry):
+                if batch and not _is_batched(entry):
+                    break
+                batch.append(entry)
+            end = entry.end
+            if len(batch) == _MAX_BATCH or (batch and not _is_batched(batch[-1])):
+                break
+        return batch, end
 
     def _refuse(self, record: Record, reason: str) -> None:
         logger.warning("tracking: %s refused a record: %s", self.tracking_uri, reason.splitlines()[0])
         self.journal.quarantine(record, reason)
 
-    def _wait_for_more(self) -> bool:
-        """Sleep until there is something to send; True when closing instead."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or self.journal.end() > self._sent)
-            return self._closing and self.journal.end() <= self._sent
+    def _is_open(self, lane: _Lane) -> bool:
+        """Files have nowhere to go before the run is known."""
+        return not lane.takes_files or self.run_id is not None
 
-    def _back_off(self, delay_s: float) -> None:
-        """Wait `delay_s`, or a shorter while when `close` is waiting for us."""
-        deadline = time.monotonic() + delay_s
+    def _wait(self) -> bool:
+        """Sleep until there may be something to do; True when all is sent and the outbox is being closed."""
         with self._changed:
-            while not self._abandoned and (left := deadline - time.monotonic()) > 0:
-                if self._closing:
-                    left = min(left, _FIRST_DELAY_S)
-                    self._changed.wait_for(lambda: self._abandoned, left)
-                    return
-                self._changed.wait_for(lambda: self._closing or self._abandoned, left)
+            end, closing = self.journal.end(), self._closing
+            if self._sent() >= end and closing:
+                return True
+            # What is left cannot be sent now: sleep until the next attempt, a new record, or `close`.
+            waiting = [lane for lane in (self._small, self._files) if lane.sent < end and self._is_open(lane)]
+            timeout_s = min((lane.due_in_s(hurry=closing) for lane in waiting), default=None)
+            self._changed.wait_for(
+                lambda: self._abandoned or self._closing != closing or self.journal.end() > end,
+                None if timeout_s is None else max(0.01, timeout_s),
+            )
+            return False
 
 
 def _take(lock: IO[str]) -> None:
@@ -181,10 +229,5 @@ def _is_batched(entry: Entry) -> bool:
     return entry.record is not None and entry.record.get("kind") in BATCHED
 
 
-def _learnt(state: Record) -> dict[str, str | None]:
-    return {"run_id": state.get("run_id"), "experiment_id": state.get("experiment_id")}
-
-
 def _first_line(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
-    return text.splitlines()[0][:300]
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vitrail.cli_models import models_app
+from vitrail.tracking.environment import connect
+
+
+def test_models_are_listed_promoted_and_rolled_back_from_the_command_line(store_with_models, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    root = Path(store_with_models.removeprefix("sqlite:///")).parent
+
+    def vitrail(*arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(models_app, [*arguments, "--root", str(root)])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    assert "streets version 1 is now champion" in vitrail("promote", "streets", "1")
+    assert "instead of version 1" in vitrail("promote", "streets", "2")
+    listed = vitrail("list")
+    assert "streets" in listed and "60.00%" in listed
+    assert "@champion" in vitrail("show", "streets")
+    assert "building" in vitrail("show", "streets", "champion")
+    refused = vitrail("promote", "streets", "3", code=1)
+    assert "did not pass the gate" in refused and "gain" in refused
+    assert "against the gate" in vitrail("promote", "streets", "3", "--force", "--reason", "smaller")
+    assert "version 2 is champion again" in vitrail("rollback", "streets", "--reason", "blurred")
+    told = vitrail("history", "streets")
+    assert "smaller" in told and "blurred" in told and "rollback" in told
+    champion = connect(store_with_models).get_model_version_by_alias("streets", "champion")
+    assert int(champion.version) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "street"], "did you mean 'streets'"),
+        (["promote", "streets", "9"], "unknown version of model 'streets'"),
+        (["history", "steets"], "did you mean 'streets'"),
+        (["promote", "streets", "3", "--force"], "--reason"),
+        (["rollback", "streets"], "nothing to roll back to"),
+        (["list", "--root", "nowhere"], "there is no store in nowhere"),
+    ],
+)
+def test_wrong_commands_end_with_2_and_a_way_out(store_with_models, arguments, message):
+    root = Path(store_with_models.removeprefix("sqlite:///")).parent
+    given = arguments if "--root" in arguments else [*arguments, "--root", str(root)]
+    result = CliRunner().invoke(models_app, given)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output

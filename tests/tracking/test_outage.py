@@ -1,0 +1,95 @@
+"""A real server that dies in mid-run, is away at the start, and comes back."""
+
+import shutil
+import time
+
+import pytest
+from server import Server
+
+from vitrail.tracking.environment import connect
+from vitrail.tracking.tracker import MlflowTracker, start_run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server(empty_store, tmp_path):
+    root = tmp_path / "server"
+    root.mkdir()
+    shutil.copy(empty_store, root / "mlflow.db")
+    server = Server(root)
+    yield server
+    server.kill()
+
+
+def begin(server: Server, folder) -> MlflowTracker:
+    return start_run(tracking_uri=server.url, experiment="e", run_name="r", run_key="key", folder=folder)
+
+
+def steps_of(server: Server, run_id: str) -> list[int]:
+    return [metric.step for metric in connect(server.url).get_metric_history(run_id, "loss")]
+
+
+def test_server_killed_in_mid_run_costs_no_step_time_and_no_record(server, tmp_path):
+    server.start()
+    tracker = begin(server, tmp_path / "run")
+    slowest_s = 0.0
+    for step in range(200):
+        if step == 50:
+            assert tracker.flush()
+            server.kill()
+        if step == 120:
+            server.start()
+        started = time.monotonic()
+        tracker.log_metrics({"loss": 1 / (step + 1)}, step=step)
+        if step % 40 == 0:
+            tracker.log_text(f"at step {step}", f"notes/{step}.txt")
+        slowest_s = max(slowest_s, time.monotonic() - started)
+    assert tracker.finish(timeout_s=60)
+
+    assert steps_of(server, tracker.run_id) == list(range(200))
+    client = connect(server.url)
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert len(client.list_artifacts(tracker.run_id, "notes")) == 5
+    assert slowest_s < 0.5  # a request to a dead server is retried for seconds; writing a line is not
+
+
+def test_server_away_from_start_to_end_leaves_all_to_a_later_process(server, tmp_path):
+    tracker = begin(server, tmp_path / "run")
+    for step in range(30):
+        tracker.log_metrics({"loss": 0.1 * step}, step=step)
+    tracker.log_text("kept", "notes.txt")
+    started = time.monotonic()
+    assert tracker.finish("FAILED", timeout_s=2) is False
+    assert time.monotonic() - started < 10
+    assert tracker.run_id is None
+
+    server.start()
+    later = begin(server, tmp_path / "run")
+    for step in range(30, 40):
+        later.log_metrics({"loss": 0.1 * step}, step=step)
+    assert later.finish(timeout_s=60)
+    assert steps_of(server, later.run_id) == list(range(40))
+    client = connect(server.url)
+    assert len(client.search_runs([later._outbox.experiment_id])) == 1
+    assert client.get_run(later.run_id).info.status == "FINISHED"
+    assert [entry.path for entry in client.list_artifacts(later.run_id)] == ["notes.txt"]
+
+
+def test_files_that_cannot_be_stored_do_not_hold_up_the_metrics(server, tmp_path):
+    server.start()
+    (server.root / "artifacts").mkdir(exist_ok=True)
+    (server.root / "artifacts").rename(server.root / "elsewhere")
+    (server.root / "artifacts").write_text("a file where the store's folder should be")
+    tracker = begin(server, tmp_path / "run")
+    tracker.log_text("a note", "notes.txt")
+    tracker.log_metrics({"loss": 1.0}, step=0)
+    deadline = time.monotonic() + 30
+    while tracker.run_id is None or steps_of(server, tracker.run_id) != [0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    (server.root / "artifacts").unlink()
+    (server.root / "elsewhere").rename(server.root / "artifacts")
+    assert tracker.finish(timeout_s=60)
+    assert [entry.path for entry in connect(server.url).list_artifacts(tracker.run_id)] == ["notes.txt"]
