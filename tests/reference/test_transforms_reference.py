@@ -8,12 +8,14 @@ import cv2
 import golden
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from vitrail.config import TransformConfig
 from vitrail.data.geometry import CropDraw, choose_crop, crop_image, resize_image, resize_label, scaled_size
 from vitrail.data.photometric import Distortion, distort
 from vitrail.data.transforms import test_image as resize_for_test
+from vitrail.models.normalize import normalize
 
 FILES = golden.files("transforms.json")
 
@@ -95,8 +97,13 @@ def _replay(run: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None
 
     out = distort(crop, _distortion(steps["PhotoMetricDistortion"]["draws"]))
     assert golden.crc32(_swap(out)) == steps["PhotoMetricDistortion"]["crc32_img"]
-    padded_label = np.full((512, 512), 255, np.int64)
-    padded_label[: label.shape[0], : label.shape[1]] = label
+
+    height, width = label.shape
+    padded_image, padded_label = np.zeros((1, 3, 512, 512), np.uint8), np.full((512, 512), 255, np.int64)
+    padded_image[0, :, :height, :width], padded_label[:height, :width] = out.transpose(2, 0, 1), label
+    # Our padding is -0.0 where the channel's mean is not 0; adding 0 makes it the 0.0 that the CRC is of.
+    net_input = normalize(torch.from_numpy(padded_image), torch.tensor([[height, width]]))
+    assert golden.crc32((net_input[0] + 0.0).numpy()) == run["crc32_net_input"]
     assert golden.crc32(padded_label) == run["crc32_net_mask"]
 
 
