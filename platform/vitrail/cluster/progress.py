@@ -17,27 +17,37 @@ _LINE_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True)
+class TrainRates:
+    """Means over the last steps."""
+
+    loss: float
+    lr: float
+    images_per_s: float
+    data_wait_share: float
+    """Share of the time that the loop waited for a batch, 0..1."""
+    seconds_left: float
+
+    def __str__(self) -> str:
+        left = time.strftime("%H:%M:%S", time.gmtime(self.seconds_left))
+        return (
+            f"loss {self.loss:.3f}  lr {self.lr:.2e}  {self.images_per_s:.1f} img/s  "
+            f"data wait {self.data_wait_share:.0%}  {left} left"
+        )
+
+
+@dataclass(frozen=True)
 class TrainStatus:
     """Where a training run stands."""
 
     phase: str
     step: int
     total_steps: int
-    loss: float
-    lr: float
-    images_per_s: float
-    data_wait_share: float
-    """Share of the last interval's time that the loop waited for a batch, 0..1."""
-    seconds_left: float
+    rates: TrainRates | None = None
     miou: float | None = None
 
     def __str__(self) -> str:
-        left = time.strftime("%H:%M:%S", time.gmtime(self.seconds_left))
-        score = "" if self.miou is None else f"  mIoU {self.miou:.2%}"
-        return (
-            f"{self.phase}  loss {self.loss:.3f}  lr {self.lr:.2e}  {self.images_per_s:.1f} img/s  "
-            f"data wait {self.data_wait_share:.0%}{score}  {left} left"
-        )
+        score = None if self.miou is None else f"mIoU {self.miou:.2%}"
+        return "  ".join(str(part) for part in (self.phase, self.rates, score) if part is not None)
 
 
 @ray.remote(num_cpus=0)

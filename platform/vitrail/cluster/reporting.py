@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vitrail.checkpoint import CHECKPOINTS, CheckpointInfo, DataSource, best_checkpoint, read_info
-from vitrail.cluster.progress import TrainStatus
+from vitrail.cluster.progress import TrainRates, TrainStatus
 from vitrail.config import RunConfig
 from vitrail.data.manifest import Manifest
 from vitrail.data.shards import ShardReader
@@ -31,7 +32,7 @@ class Reporter:
         self._rank = rank
         self._board = board if rank == 0 else None
         self._best = _best_so_far(config) if rank == 0 else None
-        self._status = TrainStatus("starting", 0, config.recipe.total_steps, 0.0, 0.0, 0.0, 0.0, 0.0)
+        self._status = TrainStatus("starting", 0, config.recipe.total_steps)
 
     @classmethod
     @contextmanager
@@ -57,15 +58,14 @@ class Reporter:
         metrics = {f"train/{name}": value for name, value in readings.items()}
         self._tracker.log_metrics({**metrics, "train/lr": lr}, step=step)
         images_left = (self._config.recipe.total_steps - step) * self._config.recipe.global_batch
-        self._post(
-            phase="training",
-            step=step,
+        rates = TrainRates(
             loss=readings["loss"],
             lr=lr,
             images_per_s=readings["images_per_s"],
             data_wait_share=readings["data_wait_share"],
             seconds_left=images_left / readings["images_per_s"],
         )
+        self._post(phase="training", step=step, rates=rates)
 
     def phase(self, name: str, step: int) -> None:
         """Say what the workers are doing now."""
@@ -123,7 +123,7 @@ class Reporter:
 
     def _post(self, **changes: Any) -> None:
         if self._board is not None:
-            self._status = TrainStatus(**{**vars(self._status), **changes})
+            self._status = replace(self._status, **changes)
             self._board.post.remote(self._status)
 
 

@@ -30,6 +30,8 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> Non
         return
     address = address or os.environ.get("RAY_ADDRESS")
     options = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+    # Says at every start that token authentication is on, which is Ray's default and ours.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init(
         address=address or "local",
         log_to_driver=False,
