@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
 from vitrail.cluster.prepare import DEFAULT_SHARD_SIZE_BYTES, OnError, PrepareProgress, prepare
 from vitrail.data.layout import read_classes
 from vitrail.data.manifest import Manifest
