@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import ray.data
 from vitrail.cluster.runtime import ray_cluster
 from vitrail.data.files import make_writable
 from vitrail.data.layout import read_layout
-from vitrail.data.manifest import MANIFEST_NAME, Fault, Manifest
+from vitrail.data.manifest import MANIFEST_NAME, Manifest
 from vitrail.data.shard_writer import (
     ShardPlan,
     ShardReport,
@@ -70,6 +71,8 @@ def prepare(
     An interrupted run is continued: shards that are finished, from files that have not changed, are kept. Works on the
     Ray cluster at `address`, or the one already joined, or starts Ray on this machine.
 
+    All samples are looked at before anything is said about faults; with `on_error="stop"` no manifest is written then.
+
     Raises:
         UsageError: `src` is missing or has another layout, or `dst` cannot be written or holds another data set.
         DataError: samples or `classes.csv` are at fault; with `on_error="skip"`, only if no sample is left.
@@ -78,23 +81,16 @@ def prepare(
     if shard_size_bytes < 1:
         raise UsageError(f"shard_size_bytes={shard_size_bytes} must be at least 1")
     layout = read_layout(src)
-    if on_error == "stop":
-        _stop_at(src, layout.faults)
     plans = plan_shards(layout, shard_size_bytes=shard_size_bytes)
     _check_destination(src, dst, source_signature(plans), overwrite=overwrite)
-    with ray_cluster(address):
+    with ray_cluster(address) if plans else nullcontext():
         reports = _write_all(plans, src, dst, on_progress)
     manifest = assemble_manifest(layout, plans, reports)
-    if on_error == "stop" or not manifest.splits:
-        _stop_at(src, manifest.faults)
+    if manifest.faults and (on_error == "stop" or not manifest.splits):
+        raise FaultySamplesError(str(src), tuple(map(str, manifest.faults[:_FAULTS_SHOWN])), len(manifest.faults))
     manifest.save(dst)
     _remove_stale(dst, plans)
     return manifest
-
-
-def _stop_at(src: Path, faults: tuple[Fault, ...]) -> None:
-    if faults:
-        raise FaultySamplesError(str(src), tuple(map(str, faults[:_FAULTS_SHOWN])), len(faults))
 
 
 def _check_destination(src: Path, dst: Path, signature: str, *, overwrite: bool) -> None:
@@ -140,7 +136,7 @@ def _map_plans(plans: list[ShardPlan], src: Path, dst: Path) -> Iterator[tuple[i
             return {"index": row["index"], "report": None, "error": str(error)}
         return {"index": row["index"], "report": report.model_dump_json(), "error": None}
 
-    if not plans:
+    if not plans:  # nothing but faults
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on each execution would break the progress bar
     rows = [{"index": index, "plan": plan.model_dump_json()} for index, plan in enumerate(plans)]
