@@ -45,7 +45,7 @@ class BatchStream(Iterator[Batch]):
 
     Args:
         threads: decode in that many threads, ahead of the consumer; 0 decodes in the consumer's own, when asked.
-        prefetch: batches that are decoded ahead.
+        prefetch: batches that are decoded ahead, at least; more where all threads would not have work otherwise.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class BatchStream(Iterator[Batch]):
         self._next_step = first_step
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads else None
         self._ahead: deque[_Assembly] = deque()
-        self._prefetch = prefetch if threads else 1
+        # Small batches need more of them in the making, or threads would find nothing to do.
+        share = self._slice.stop - self._slice.start
+        self._prefetch = max(prefetch, 1 + -(-2 * threads // share)) if threads else 1
         self._wait_s = 0.0
         self._fill()
 
