@@ -4,7 +4,7 @@ import shutil
 import time
 
 import pytest
-from server import Server
+from mlflow_server import Server
 
 from vitrail.tracking.environment import connect
 from vitrail.tracking.tracker import MlflowTracker, start_run

@@ -199,16 +199,16 @@ def _record_verdict(candidate: Version, verdict: Verdict, alias: str, tracking_u
     """Write the verdict on the version, as tags and as a file that is never replaced."""
     client = connect(tracking_uri)
     report: dict[str, Any] = {"alias": alias, "at": datetime.now(UTC).isoformat(), "by": getpass.getuser()}
-    text = json.dumps({**report, **verdict.to_dict()}, indent=2)
+    report |= verdict.to_dict()
 
     def call() -> None:
-        tags = {VERDICT_TAG: "pass" if verdict.passed else "fail", REPORT_TAG: text}
+        tags = {VERDICT_TAG: "pass" if verdict.passed else "fail", REPORT_TAG: json.dumps(report)}
         for key, value in tags.items():
             client.set_model_version_tag(candidate.name, str(candidate.number), key, value)
         if candidate.model_id is not None:
             with tempfile.TemporaryDirectory() as aside:
                 moment = re.sub(r"[^\dT]", "", report["at"].split("+")[0])
-                (Path(aside) / f"{alias}-{moment}.json").write_text(text)
+                (Path(aside) / f"{alias}-{moment}.json").write_text(json.dumps(report, indent=2))
                 client.log_model_artifacts(candidate.model_id, aside, "gate")
 
     retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)

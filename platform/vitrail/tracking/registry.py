@@ -309,13 +309,10 @@ def _tags(info: CheckpointInfo) -> dict[str, str]:
         "vitrail.data_fingerprint": info.data.fingerprint,
         "vitrail.run_key": info.run_key,
         "vitrail.step": str(info.step),
-        "vitrail.seed": str(info.seed),
         "vitrail.val_images_total": str(info.data.val_images),
     }
     if info.scores is not None:
         tags["vitrail.mIoU"] = repr(info.scores.mIoU)
-        tags["vitrail.mAcc"] = repr(info.scores.mAcc)
-        tags["vitrail.aAcc"] = repr(info.scores.aAcc)
         tags["vitrail.val_images"] = str(info.scores.images)
     return tags
 
