@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vitrail.config import TransformConfig
 from vitrail.data.geometry import CropDraw, choose_crop, crop_image, resize_image, resize_label, scaled_size
 from vitrail.data.photometric import Distortion, distort
-from vitrail.data.transforms import test_image as resize_for_test
+from vitrail.data.transforms import resize_for_test as resize_for_test
 from vitrail.models.normalize import normalize
 
 FILES = golden.files("transforms.json")

@@ -19,6 +19,10 @@ _SETTINGS = {
     # Ranks that report unequally would wait for each other for ever.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Tune's tables would mix with ours.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Drivers and controllers take no CPU, so more processes than CPUs are no reason for a warning.
+    "RAY_worker_maximum_startup_concurrency": "4",
 }
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)

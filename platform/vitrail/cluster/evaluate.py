@@ -47,7 +47,7 @@ def evaluate_model(
     parts = [task.remote(*where, rank=rank, workers=workers, threads=cpus, ms_flip=ms_flip) for rank in range(workers)]
     total = Evaluation(ConfusionMatrix(manifest.num_classes))
     for counts, images in ray.get(parts):
-        total.matrix.counts += torch.from_numpy(counts)
+        total.matrix.counts += torch.tensor(counts)  # a copy: Ray's arrays are read-only
         total.images += images
     return score_record(total)
 

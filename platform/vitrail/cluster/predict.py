@@ -10,6 +10,7 @@ import ray.data
 import torch
 
 from vitrail.cluster.runtime import check_feasible
+from vitrail.checkpoint import read_info
 from vitrail.data.codec import check_image, decode_image
 from vitrail.data.files import make_writable, write_aside
 from vitrail.errors import DataError, UsageError
@@ -48,6 +49,7 @@ def predict_folder(
     `out/labels/STEM.png` holds raw ids (8 bits; train id + 1 where the data set reserves 0 for "unlabelled"),
     `out/overlays/STEM.jpg` the image under the classes' colours.
     """
+    read_info(checkpoint)
     if not images.is_dir():
         raise UsageError(f"{images} is not a folder of images")
     paths = sorted(path for path in images.iterdir() if path.suffix.lower() in _SUFFIXES)
@@ -56,9 +58,10 @@ def predict_folder(
     _refuse_equal_stems(paths)
     for name in ("labels", "overlays"):
         make_writable(out / name)
+    blocks = -(-len(paths) // _IMAGES_PER_TASK)
+    workers = min(workers, blocks)
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
-    blocks = max(1, -(-len(paths) // _IMAGES_PER_TASK))
     rows = (
         ray.data.from_items([{"path": str(path.resolve())} for path in paths], override_num_blocks=blocks)
         .map_batches(
@@ -68,6 +71,7 @@ def predict_folder(
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cpus,
             num_gpus=gpus_per_worker,
+            max_restarts=0,
         )
         .take_all()
     )

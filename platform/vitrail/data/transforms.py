@@ -90,9 +90,6 @@ class TrainTransform:
         return self._local.pipeline
 
 
-def test_image(image: UInt8Array, config: TransformConfig) -> UInt8Array:
+def resize_for_test(image: UInt8Array, config: TransformConfig) -> UInt8Array:
     """The image at the size that the network sees when testing; its label stays at the original size."""
     return resize_image(image, scaled_size((image.shape[0], image.shape[1]), config.scale))
-
-
-test_image.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name

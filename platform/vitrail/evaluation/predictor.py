@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitrail.config import Recipe
-from vitrail.data.transforms import test_image
+from vitrail.data.transforms import resize_for_test
 from vitrail.evaluation.inference import build_inference
 from vitrail.evaluation.metrics import ConfusionMatrix
 from vitrail.models.normalize import normalize
@@ -33,7 +33,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, image: Image) -> Tensor:
         """(H, W, 3) -> (K, H, W) at the image's own size, on the model's device."""
-        resized = test_image(image, self._transforms)
+        resized = resize_for_test(image, self._transforms)
         batch = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None].to(self.device)
         height, width = image.shape[:2]
         was_training = self.model.training
