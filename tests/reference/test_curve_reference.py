@@ -1,6 +1,10 @@
-"""A whole short training: every learning rate, every loss, and how far each parameter has moved at the end."""
+"""A whole short training: every learning rate, every loss, and how far each parameter has moved at the end.
+
+In float64 only the first steps are compared, where VITRAIL_REFERENCE_FLOAT64=1 does not ask for all of them.
+"""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +25,8 @@ from vitrail.training.optimizer import build_optimizer
 BATCH = 4
 LOSS_RTOL = 1e-5
 SUGGESTED = {"pooled": 5e-3, "heads": 5e-3}
+STATISTICS_RTOL = 5e-2
+FLOAT64_STEPS = None if "VITRAIL_REFERENCE_FLOAT64" in os.environ else 3
 
 
 @pytest.mark.slow
@@ -49,8 +55,9 @@ def test_training_follows_mmsegmentation(path: Path, rules: Rules, near: Callabl
         for name, value in zip(names, want[key], strict=True):
             if not has_no_gradient(name):
                 near(path, key, ours.norms[key][name], value, rtol=allowed.allowed(name))
-    near(path, "running mean", ours.bn_mean, want["bn_mean"], atol=1e-2)
-    near(path, "running variance", ours.bn_var, want["bn_var"], rtol=1e-2)
+    for key, value in (("bn_mean", ours.bn_mean), ("bn_var", ours.bn_var)):
+        distance = np.linalg.norm(value - want[key]) / np.linalg.norm(want[key])
+        near(path, f"running statistics, {key}", distance, 0.0, atol=STATISTICS_RTOL)
 
 
 @pytest.mark.slow
@@ -59,15 +66,16 @@ def test_training_follows_mmsegmentation_in_float64(path: Path, rules: Rules, ne
     want = dict(np.load(path))
     if "f64_losses" not in want:
         pytest.skip(f"{path.name} has no float64 figures")
-    ours = train(path, want, rules, torch.float64)
+    ours = train(path, want, rules, torch.float64, steps=FLOAT64_STEPS)
     for i, name in enumerate(map(str, want["loss_names"])):
         rtol = 1e-6 if name.endswith("acc_seg") else 1e-8  # accuracies are float32 whatever the model is
-        near(path, f"{name}, float64", ours.losses[name], want["f64_losses"][:, i], rtol=rtol)
-    near(path, "loss after training, float64", ours.final_loss, want["f64_final_loss"], rtol=1e-8)
-    for key in ("grad_norm", "param_norm", "param_delta_norm"):
-        for name, value in zip(map(str, want["names"]), want[f"f64_{key}"], strict=True):
-            if not has_no_gradient(name):
-                near(path, f"{key}, float64", ours.norms[key][name], value, rtol=1e-5)
+        near(path, f"{name}, float64", ours.losses[name], want["f64_losses"][:FLOAT64_STEPS, i], rtol=rtol)
+    if FLOAT64_STEPS is None:
+        near(path, "loss after training, float64", ours.final_loss, want["f64_final_loss"], rtol=1e-8)
+        for key in ("grad_norm", "param_norm", "param_delta_norm"):
+            for name, value in zip(map(str, want["names"]), want[f"f64_{key}"], strict=True):
+                if not has_no_gradient(name):
+                    near(path, f"{key}, float64", ours.norms[key][name], value, rtol=1e-5)
 
 
 @dataclass
@@ -84,8 +92,10 @@ class Outcome:
     bn_var: NDArray[np.float64] | None = None
 
 
-def train(path: Path, want: dict[str, NDArray[np.float64]], rules: Rules, dtype: torch.dtype) -> Outcome:
-    """The training of a file with our model, optimiser and 1.x schedule."""
+def train(
+    path: Path, want: dict[str, NDArray[np.float64]], rules: Rules, dtype: torch.dtype, *, steps: int | None = None
+) -> Outcome:
+    """The training of a file, or its first steps, with our model, optimiser and 1.x schedule."""
     golden, total_steps = Golden.parse(path), len(want["lr"])
     recipe = recipe_of(golden.arch)
     size = golden.size or trained_size(want, recipe.model.backbone.embed_dim)
@@ -96,7 +106,7 @@ def train(path: Path, want: dict[str, NDArray[np.float64]], rules: Rules, dtype:
     optimizer = build_optimizer(model, recipe.optimizer, lr=schedule.peak_lr)
 
     outcome = Outcome(int((batch(rules, 0, size)[1] != 255).sum()), weight_decays(model, optimizer))
-    for step in range(total_steps):
+    for step in range(steps or total_steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr(step, total_steps)
         outcome.lr.append(optimizer.param_groups[0]["lr"])

@@ -1,0 +1,55 @@
+"""`vitrail weights`: weights of other projects in, and out again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vitrail.errors import exit_codes
+from vitrail.models.convert import import_weights
+from vitrail.models.weights import MIN_COVERAGE, ExportFormat, export_weights, load_weights
+
+weights_app = typer.Typer(no_args_is_help=True)
+
+
+@weights_app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="mmsegmentation, timm, DeiT, safetensors or JAX .npz.")],
+    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="The model they are for; else it follows from the tensors.")
+    ] = None,
+    min_coverage: Annotated[float, typer.Option(help="Share of the backbone's parameters below which to refuse.")] = (
+        MIN_COVERAGE
+    ),
+) -> None:
+    """Recognise a file of weights, say what it covers, and write it as safetensors with its architecture."""
+    with exit_codes():
+        imported = import_weights(file, out, recipe=recipe, min_coverage=min_coverage)
+        backbone = imported.model.backbone
+        parts = ["ViT", f"{backbone.embed_dim} wide", f"{backbone.depth} blocks"]
+        if imported.segmentor:
+            parts += ["neck" if imported.model.neck else "no neck", f"{imported.model.num_classes} classes"]
+        else:
+            parts.append("backbone alone")
+        _print([f"model: {', '.join(parts)}", *imported.coverage.lines(), f"written: {out}"])
+
+
+@weights_app.command("export")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint's folder, or any file that can be imported.")],
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    format_: Annotated[ExportFormat, typer.Option("--format", help="What the file is for.")] = "mmseg",
+) -> None:
+    """Write weights as mmsegmentation, timm or plain safetensors name them."""
+    with exit_codes():
+        tensors, _ = load_weights(checkpoint)
+        export_weights(tensors, file, format=format_)
+        _print([f"written: {file} ({format_}, {len(tensors)} tensors read)"])
+
+
+def _print(lines: list[str]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False)
