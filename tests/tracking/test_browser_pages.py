@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from conftest import CLASSES, write_checkpoint
 from mlflow_server import Server
+from tiny_checkpoint import CLASSES, write_checkpoint
 
 from vitrail.evaluation.pictures import prediction_panel
 from vitrail.tracking.environment import connect

@@ -1,12 +1,15 @@
 """A real server that dies in mid-run, is away at the start, and comes back."""
 
 import shutil
+import threading
 import time
 
 import pytest
 from mlflow_server import Server
 
-from vitrail.tracking.environment import connect
+from vitrail.tracking.environment import TrackingError, connect
+from vitrail.tracking.promotion import promote
+from vitrail.tracking.registry import download, get_model, list_models, register
 from vitrail.tracking.tracker import MlflowTracker, start_run
 
 pytestmark = pytest.mark.slow
@@ -93,3 +96,26 @@ def test_files_that_cannot_be_stored_do_not_hold_up_the_metrics(server, tmp_path
     (server.root / "elsewhere").rename(server.root / "artifacts")
     assert tracker.finish(timeout_s=60)
     assert [entry.path for entry in connect(server.url).list_artifacts(tracker.run_id)] == ["notes.txt"]
+
+
+def test_registration_waits_for_a_server_that_comes_back(server, make_checkpoint, tmp_path):
+    server.start()
+    checkpoint = make_checkpoint()
+    server.kill()
+    restart = threading.Timer(1.0, server.start)
+    restart.start()
+    version = register(checkpoint, name="streets", tracking_uri=server.url, timeout_s=90)
+    restart.join()
+
+    assert register(checkpoint, name="streets", tracking_uri=server.url).number == version.number == 1
+    promote("streets", 1, tracking_uri=server.url)
+    folder = download("models:/streets@champion", tmp_path / "fetched", tracking_uri=server.url)
+    assert (folder / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert get_model("streets", tracking_uri=server.url).aliases == {"champion": 1}
+
+
+def test_registry_without_a_server_gives_up_in_time_and_says_so(server):
+    started = time.monotonic()
+    with pytest.raises(TrackingError, match=server.url):
+        list_models(tracking_uri=server.url)
+    assert time.monotonic() - started < 30

@@ -35,8 +35,8 @@ def test_version_explains_itself(store, make_checkpoint):
     for text in (
         "50.00%",
         "20 of 20",
-        "| building | 25.00% |",
-        "| car | does not occur |",
+        "| building&emsp; | 25.00%&emsp; |",
+        "| car&emsp; | does not occur&emsp; |",
         "streets",
         "random weights",
     ):

@@ -3,6 +3,7 @@
 Importing MLflow takes more than a second, so it happens inside functions, in the process that talks to it.
 """
 
+import getpass
 import json
 import logging
 import os
@@ -46,6 +47,14 @@ def connect(tracking_uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def current_user() -> str:
+    """Who acts, for the record; a number where a container has no names."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def error_code(error: BaseException) -> str | None:
@@ -99,7 +108,7 @@ class TrackingError(VitrailError):
 
 
 def retry(call: Callable[[], T], *, tracking_uri: str, timeout_s: float) -> T:
-    """The result of `call`, which must be safe to repeat, tried for up to `timeout_s`.
+    """The result of `call`, which must be safe to repeat, tried for up to `timeout_s`; once for a local store.
 
     Raises:
         TrackingError: MLflow refused it, or did not answer in time.
@@ -107,7 +116,7 @@ def retry(call: Callable[[], T], *, tracking_uri: str, timeout_s: float) -> T:
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
-    deadline, delay_s = time.monotonic() + timeout_s, 0.5
+    deadline, delay_s = time.monotonic() + (timeout_s if is_http(tracking_uri) else 0.0), 0.5
     while True:
         try:
             return call()

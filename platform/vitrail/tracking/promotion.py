@@ -4,7 +4,6 @@ MLflow's aliases have no history, and setting one compares with nothing. So ever
 registered model (`vitrail.history.<alias>.<n>-<random>`), and an alias is read again after it was set.
 """
 
-import getpass
 import json
 import re
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitrail.errors import UsageError, VitrailError
-from vitrail.tracking.environment import connect, retry
+from vitrail.tracking.environment import connect, current_user, retry
 from vitrail.tracking.gate import Evidence, GateRefusedError, GateRules, Verdict, decide
 from vitrail.tracking.registry import WEIGHTS_TAG, Version, get_model, show
 
@@ -174,7 +173,7 @@ def _move(
     move = Move(
         number=number,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=getpass.getuser(),
+        by=current_user(),
         action=action,
         from_version=current,
         to_version=target,
@@ -198,7 +197,7 @@ def _move(
 def _record_verdict(candidate: Version, verdict: Verdict, alias: str, tracking_uri: str) -> None:
     """Write the verdict on the version, as tags and as a file that is never replaced."""
     client = connect(tracking_uri)
-    report: dict[str, Any] = {"alias": alias, "at": datetime.now(UTC).isoformat(), "by": getpass.getuser()}
+    report: dict[str, Any] = {"alias": alias, "at": datetime.now(UTC).isoformat(), "by": current_user()}
     report |= verdict.to_dict()
 
     def call() -> None:

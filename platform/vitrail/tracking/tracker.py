@@ -7,7 +7,6 @@
 A run has one writer: other workers use `NullTracker`, which has the same methods and does nothing.
 """
 
-import getpass
 import io
 import json
 import re
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from vitrail.errors import UsageError
+from vitrail.tracking.environment import current_user
 from vitrail.tracking.journal import now_ms
 from vitrail.tracking.outbox import Outbox
 from vitrail.tracking.store import is_http
@@ -55,7 +55,7 @@ def start_run(
             raise UsageError(f"run_key {key!r} may hold letters, digits and _-. :/=+ only")
     outbox = Outbox(folder / "outbox", tracking_uri=tracking_uri)
     source = {
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": current_user(),
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
     }
