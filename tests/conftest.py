@@ -1,8 +1,10 @@
 """One Ray for the whole test session, and the folders of real data where they are present."""
 
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,27 @@ def ray_session() -> Iterator[None]:
 
     with ray_cluster(num_cpus=2):
         yield
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., tuple[int, str]]:
+    """Runs a script of `jobs/` or `pipelines/` in this process, as the command line would: exit code and output."""
+    import typer
+    from typer.testing import CliRunner
+
+    def run(script: str, *arguments: Any) -> tuple[int, str]:
+        spec = importlib.util.spec_from_file_location(script.replace("/", "_").removesuffix(".py"), ROOT / script)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        app = typer.Typer()
+        app.command()(module.main)
+        result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.output
+
+    return run
 
 
 def _shared(name: str) -> Path:

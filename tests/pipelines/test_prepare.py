@@ -1,16 +1,14 @@
 """`pipelines/prepare.py` from the command line: what it writes, and how it answers wrong input."""
 
-import importlib.util
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import typer
 from PIL import Image
-from typer.testing import CliRunner
 
 from vitrail.cluster.prepare import prepare
 from vitrail.data.manifest import Manifest
@@ -18,29 +16,12 @@ from vitrail.data.scenes import draw_scenes
 from vitrail.data.shards import ShardReader
 from vitrail.errors import UsageError
 
-ROOT = Path(__file__).parents[2]
-
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-@pytest.fixture(scope="module")
-def app() -> typer.Typer:
-    spec = importlib.util.spec_from_file_location("prepare_pipeline", ROOT / "pipelines" / "prepare.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    app = typer.Typer()
-    app.command()(module.main)
-    return app
-
-
 @pytest.fixture
-def run(app: typer.Typer) -> Any:
-    def run(*arguments: Any) -> tuple[int, str]:
-        result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
-        return result.exit_code, result.output
-
-    return run
+def run(run_script: Any) -> Any:
+    return partial(run_script, "pipelines/prepare.py")
 
 
 @pytest.fixture(scope="module")

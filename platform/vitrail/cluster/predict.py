@@ -9,8 +9,8 @@ import numpy as np
 import ray.data
 import torch
 
-from vitrail.cluster.runtime import check_feasible
 from vitrail.checkpoint import read_info
+from vitrail.cluster.runtime import check_feasible
 from vitrail.data.codec import check_image, decode_image
 from vitrail.data.files import make_writable, write_aside
 from vitrail.errors import DataError, UsageError
