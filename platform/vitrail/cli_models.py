@@ -1,5 +1,6 @@
 """`vitrail models` and `vitrail ui`: registered models, and MLflow's own pages on the local store."""
 
+import socket
 import subprocess
 from pathlib import Path
 from typing import Annotated
@@ -126,10 +127,12 @@ def ui(
     """Open MLflow's pages on the local store, until interrupted."""
     with exit_codes():
         uri = _existing(root)
+        _check_port(port)
         ensure_store(uri)
+        print("MLflow needs some seconds to start; stop it with Ctrl-C")
         # Without the parameter, MLflow 3.17 opens its pages for language models.
-        print(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
-        print(f"http://127.0.0.1:{port}/#/models")
+        print(f"  runs    http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
+        print(f"  models  http://127.0.0.1:{port}/#/models", flush=True)
         command = server_command(uri, artifacts=root / "artifacts", port=port)
         with subprocess.Popen(command, env=server_environment()) as server:
             try:
@@ -152,6 +155,15 @@ def _existing(root: Path) -> str:
             "or a server with --tracking-uri or MLFLOW_TRACKING_URI"
         )
     return default_tracking_uri(root)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UsageError(f"port {port} is in use; choose another with --port") from None
 
 
 def _console() -> Console:

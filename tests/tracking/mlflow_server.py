@@ -17,9 +17,7 @@ class Server:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen | None = None
 
@@ -29,11 +27,12 @@ class Server:
         self._process = subprocess.Popen(
             command, env=server_environment(), stdout=log, stderr=log, start_new_session=True
         )
-        deadline = time.monotonic() + 90
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((self.root / "server.log").read_text())
-            time.sleep(0.1)
+        wait_until_healthy(self.url, self._process)
+
+    def freeze(self) -> None:
+        """Keep the server from answering: connections are taken, and nothing comes back."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
 
     def kill(self) -> None:
         """End the server and its worker at once, as a lost machine would."""
@@ -42,9 +41,26 @@ class Server:
             self._process.wait()
             self._process = None
 
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=2) as response:
-                return response.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_until_healthy(url: str, process: subprocess.Popen) -> None:
+    """Return once the server answers; a server that ends, or takes longer than three minutes, is an error."""
+    deadline = time.monotonic() + 180
+    while not _answers(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{url} does not answer; the server's exit code is {process.poll()}")
+        time.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,10 +1,18 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
+from mlflow_server import free_port, wait_until_healthy
 from typer.testing import CliRunner
 
-from vitrail.cli_models import models_app
+from vitrail.cli_models import models_app, ui
 from vitrail.tracking.environment import connect
+from vitrail.tracking.registry import list_models
 
 
 def test_models_are_listed_promoted_and_rolled_back_from_the_command_line(store_with_models, monkeypatch):
@@ -50,3 +58,40 @@ def test_wrong_commands_end_with_2_and_a_way_out(store_with_models, arguments, m
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.slow
+def test_ui_serves_the_local_store_until_interrupted(store_with_models, tmp_path):
+    root = Path(store_with_models.removeprefix("sqlite:///")).parent
+    port = free_port()
+    command = [sys.executable, "-c", "from vitrail.cli_models import ui; import typer; typer.run(ui)"]
+    process = subprocess.Popen(
+        [*command, "--root", str(root), "--port", str(port)],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}", process)
+        names = [model.name for model in list_models(tracking_uri=f"http://127.0.0.1:{port}")]
+        assert names == ["streets"]
+    finally:
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal
+        output, _ = process.communicate(timeout=60)
+    assert f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning" in output
+    assert process.returncode == 0
+    with socket.socket() as gone:
+        assert gone.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_ui_says_so_when_its_port_is_taken(store, tmp_path):
+    app = typer.Typer()
+    app.command()(ui)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = CliRunner().invoke(app, ["--root", str(tmp_path), "--port", str(port)])
+    assert result.exit_code == 2
+    assert "in use" in result.output

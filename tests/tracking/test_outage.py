@@ -33,13 +33,15 @@ def steps_of(server: Server, run_id: str) -> list[int]:
     return [metric.step for metric in connect(server.url).get_metric_history(run_id, "loss")]
 
 
-def test_server_killed_in_mid_run_costs_no_step_time_and_no_record(server, tmp_path):
+def test_server_frozen_and_killed_in_mid_run_costs_no_step_time_and_no_record(server, tmp_path):
     server.start()
     tracker = begin(server, tmp_path / "run")
     slowest_s = 0.0
     for step in range(200):
         if step == 50:
-            assert tracker.flush()
+            assert tracker.flush(60)
+            server.freeze()
+        if step == 80:
             server.kill()
         if step == 120:
             server.start()
@@ -48,13 +50,13 @@ def test_server_killed_in_mid_run_costs_no_step_time_and_no_record(server, tmp_p
         if step % 40 == 0:
             tracker.log_text(f"at step {step}", f"notes/{step}.txt")
         slowest_s = max(slowest_s, time.monotonic() - started)
-    assert tracker.finish(timeout_s=60)
+    assert tracker.finish(timeout_s=180)
 
     assert steps_of(server, tracker.run_id) == list(range(200))
     client = connect(server.url)
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
     assert len(client.list_artifacts(tracker.run_id, "notes")) == 5
-    assert slowest_s < 0.5  # a request to a dead server is retried for seconds; writing a line is not
+    assert slowest_s < 5  # a request to a frozen server takes its 30 seconds; writing a line does not
 
 
 def test_server_away_from_start_to_end_leaves_all_to_a_later_process(server, tmp_path):
@@ -64,14 +66,14 @@ def test_server_away_from_start_to_end_leaves_all_to_a_later_process(server, tmp
     tracker.log_text("kept", "notes.txt")
     started = time.monotonic()
     assert tracker.finish("FAILED", timeout_s=2) is False
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
     assert tracker.run_id is None
 
     server.start()
     later = begin(server, tmp_path / "run")
     for step in range(30, 40):
         later.log_metrics({"loss": 0.1 * step}, step=step)
-    assert later.finish(timeout_s=60)
+    assert later.finish(timeout_s=180)
     assert steps_of(server, later.run_id) == list(range(40))
     client = connect(server.url)
     assert len(client.search_runs([later._outbox.experiment_id])) == 1
@@ -87,14 +89,14 @@ def test_files_that_cannot_be_stored_do_not_hold_up_the_metrics(server, tmp_path
     tracker = begin(server, tmp_path / "run")
     tracker.log_text("a note", "notes.txt")
     tracker.log_metrics({"loss": 1.0}, step=0)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while tracker.run_id is None or steps_of(server, tracker.run_id) != [0]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
     (server.root / "artifacts").unlink()
     (server.root / "elsewhere").rename(server.root / "artifacts")
-    assert tracker.finish(timeout_s=60)
+    assert tracker.finish(timeout_s=180)
     assert [entry.path for entry in connect(server.url).list_artifacts(tracker.run_id)] == ["notes.txt"]
 
 
@@ -104,7 +106,7 @@ def test_registration_waits_for_a_server_that_comes_back(server, make_checkpoint
     server.kill()
     restart = threading.Timer(1.0, server.start)
     restart.start()
-    version = register(checkpoint, name="streets", tracking_uri=server.url, timeout_s=90)
+    version = register(checkpoint, name="streets", tracking_uri=server.url, timeout_s=240)
     restart.join()
 
     assert register(checkpoint, name="streets", tracking_uri=server.url).number == version.number == 1
@@ -118,4 +120,4 @@ def test_registry_without_a_server_gives_up_in_time_and_says_so(server):
     started = time.monotonic()
     with pytest.raises(TrackingError, match=server.url):
         list_models(tracking_uri=server.url)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60

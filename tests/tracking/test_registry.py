@@ -116,6 +116,13 @@ def test_download_keeps_what_is_there_and_never_writes_over_other_files(store, m
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "ten years"
 
 
+def test_folder_that_cannot_be_written_is_a_wrong_command(store, make_checkpoint, tmp_path):
+    version = register(make_checkpoint(), name="streets", tracking_uri=store)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UsageError, match="cannot write"):
+        download(version.uri, tmp_path / "file" / "fetched", tracking_uri=store)
+
+
 def test_names_that_do_not_exist_are_answered_with_close_ones(store, make_checkpoint, tmp_path):
     register(make_checkpoint(), name="streets", tracking_uri=store)
     connect(store).set_registered_model_alias("streets", "champion", "1")

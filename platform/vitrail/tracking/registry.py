@@ -8,6 +8,8 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,9 +115,8 @@ def download(uri: str, dst: Path, *, tracking_uri: str) -> Path:
                 f"{dst} holds something other than {version.uri} ({error.reason}); name a new folder"
             ) from None
         return dst
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}-") as aside:
-        fetched, chosen = Path(aside) / "all", Path(aside) / "chosen"
+    with _folder_beside(dst) as aside:
+        fetched, chosen = aside / "all", aside / "chosen"
         _fetch(version, fetched, tracking_uri)
         try:
             _check_files(fetched, files)
@@ -315,6 +316,18 @@ def _tags(info: CheckpointInfo) -> dict[str, str]:
         tags["vitrail.mIoU"] = repr(info.scores.mIoU)
         tags["vitrail.val_images"] = str(info.scores.images)
     return tags
+
+
+@contextmanager
+def _folder_beside(dst: Path) -> Iterator[Path]:
+    """A temporary folder on the file system of `dst`, so that what is complete there can be renamed to `dst`."""
+    try:
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}-")
+    except OSError as error:
+        raise UsageError(f"cannot write {dst} ({error.strerror}); name another folder") from None
+    with aside as name:
+        yield Path(name)
 
 
 def _fetch(version: Version, dst: Path, tracking_uri: str) -> None:

@@ -24,6 +24,7 @@ def server_command(tracking_uri: str, *, artifacts: Path, port: int) -> list[str
         *("--host", "127.0.0.1"),
         *("--port", str(port)),
         *("--workers", "1"),
+        *("--uvicorn-opts", "--log-level=warning"),
     ]
 
 
