@@ -31,6 +31,7 @@ def import_(
         parts = ["ViT", f"{backbone.embed_dim} wide", f"{backbone.depth} blocks"]
         if imported.segmentor:
             parts += ["neck" if imported.model.neck else "no neck", f"{imported.model.num_classes} classes"]
+            parts.append(f"tested as {imported.recipe.name}" if imported.recipe else "of no known recipe")
         else:
             parts.append("backbone alone")
         _print([f"model: {', '.join(parts)}", *imported.coverage.lines(), f"written: {out}"])

@@ -19,6 +19,7 @@ from vitrail.models.naming import from_mmseg, to_mmseg
 from vitrail.models.segmentor import Segmentor
 from vitrail.models.weight_files import WeightFileError
 from vitrail.models.weights import CoverageError, export_weights, load_into, load_pretrained, load_weights
+from vitrail.recipes import get_recipe
 
 BACKBONE = BackboneConfig(embed_dim=64, num_heads=1, depth=4, out_indices=(0, 1, 2, 3), img_size=64, final_norm=True)
 CONFIG = ModelConfig(
@@ -96,13 +97,31 @@ def test_import_then_export_gives_timm_its_own_tensors_back(suffix: str, tmp_pat
     assert_same({name.removeprefix("backbone."): tensor for name, tensor in back.items()}, dict(vit.state_dict()))
 
 
-def test_imported_segmentor_opens_with_the_same_output(tmp_path: Path) -> None:
-    source = segmentor()
+def test_imported_segmentor_opens_with_the_same_output_and_its_recipe(tmp_path: Path) -> None:
+    recipe = get_recipe("upernet_vit-nano_mln_128x128_1k")
+    torch.manual_seed(0)
+    source = Segmentor(recipe.with_classes(11).model).eval()
     torch.save({"state_dict": mmseg_state(source)}, tmp_path / "in.pth")
     import_weights(tmp_path / "in.pth", tmp_path / "model.safetensors")
-    x = torch.randn(1, 3, 64, 64)
+    model, found = open_segmentor(tmp_path / "model.safetensors")
+    assert found == recipe.with_classes(11)
+    x = torch.randn(1, 3, 128, 128)
     with torch.inference_mode():
-        assert torch.equal(open_segmentor(tmp_path / "model.safetensors")(x), source(x))
+        assert torch.equal(model(x), source(x))
+
+
+def test_imported_backbone_is_not_opened_as_a_segmentor(tmp_path: Path) -> None:
+    torch.save(timm_vit().state_dict(), tmp_path / "vit.pth")
+    import_weights(tmp_path / "vit.pth", tmp_path / "model.safetensors")
+    with pytest.raises(WeightFileError, match="backbone alone"):
+        open_segmentor(tmp_path / "model.safetensors")
+
+
+def test_heads_are_refused_where_the_recipe_has_a_neck_that_the_file_lacks(tmp_path: Path) -> None:
+    source = Segmentor(get_recipe("upernet_vit-nano_128x128_1k").model)
+    torch.save({"state_dict": mmseg_state(source)}, tmp_path / "in.pth")
+    with pytest.raises(WeightFileError, match=r"missing neck\.\*"):
+        import_weights(tmp_path / "in.pth", tmp_path / "out", recipe="upernet_vit-nano_mln_128x128_1k")
 
 
 @pytest.mark.parametrize("entry", [None, "state_dict", "model"])

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from vitrail.config import BackboneConfig, FCNHeadConfig, ModelConfig, MultiLevelNeckConfig, UPerHeadConfig
+from vitrail.config import BackboneConfig, FCNHeadConfig, ModelConfig, MultiLevelNeckConfig, Recipe, UPerHeadConfig
 from vitrail.errors import UsageError
 from vitrail.recipes import RECIPES
 
@@ -40,6 +40,16 @@ def infer_model(tensors: Mapping[str, Tensor]) -> ModelConfig:
     )
 
 
+def matching_recipe(config: ModelConfig) -> Recipe | None:
+    """The first recipe of the same architecture, with the classes and the patch bias of `config`; None if none has it."""
+    for recipe in RECIPES.values():
+        if _architecture(recipe.model) == _architecture(config):
+            biased = recipe.model.backbone.model_copy(update={"patch_bias": config.backbone.patch_bias})
+            model = recipe.model.model_copy(update={"backbone": biased, "num_classes": config.num_classes})
+            return recipe.model_copy(update={"model": model})
+    return None
+
+
 def is_segmentor(tensors: Mapping[str, Tensor]) -> bool:
     """Whether there is a decode head beside the backbone."""
     return "decode_head.conv_seg.weight" in tensors
@@ -55,6 +65,12 @@ def grid_side(pos_embed: Tensor) -> int:
             "(distilled models have a token more: use the undistilled ones)"
         )
     return side
+
+
+def _architecture(config: ModelConfig) -> ModelConfig:
+    """The model without its number of classes, its patch bias, and what shows in training alone."""
+    same = {"drop_path_rate": 0.0, "drop_path_attn": True, "patch_bias": True}
+    return config.model_copy(update={"backbone": config.backbone.model_copy(update=same), "num_classes": 1})
 
 
 def _infer_backbone(tensors: Mapping[str, Tensor]) -> BackboneConfig:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vitrail import __version__
 from vitrail.checkpoint import file_sha256
-from vitrail.config import ModelConfig, validated
-from vitrail.models.architecture import infer_model, is_segmentor
+from vitrail.config import ModelConfig, Recipe, validated
+from vitrail.models.architecture import infer_model, is_segmentor, matching_recipe
 from vitrail.models.segmentor import Segmentor
 from vitrail.models.weight_files import WeightFileError, read_tensors, write_safetensors
 from vitrail.models.weights import MIN_COVERAGE, Coverage, fit, load_weights
@@ -23,6 +23,8 @@ class Imported:
 
     coverage: Coverage
     model: ModelConfig
+    recipe: Recipe | None
+    """How a segmentor of this architecture is tested; None for a backbone alone, or where no recipe builds it."""
     segmentor: bool
     """Whether the file has heads; else it is a backbone to start training from."""
 
@@ -41,8 +43,10 @@ def import_weights(
     """
     tensors, known = load_weights(source)
     config = infer_model(tensors)
+    model_recipe = matching_recipe(config) if is_segmentor(tensors) else None
     if recipe is not None:
-        config = get_recipe(recipe).model.model_copy(update={"num_classes": config.num_classes})
+        model_recipe = get_recipe(recipe).with_classes(config.num_classes)
+        config = model_recipe.model
     digest = file_sha256(source / "model.safetensors" if source.is_dir() else source)
     coverage = fit(
         Segmentor(config), tensors, source=str(source), format=known, sha256=digest, min_coverage=min_coverage
@@ -56,21 +60,20 @@ def import_weights(
         )
     description = {
         "version": __version__,
-        "recipe": recipe,
+        "recipe": model_recipe and model_recipe.model_dump(mode="json"),
         "model": config.model_dump(mode="json"),
-        "num_classes": config.num_classes,
         "segmentor": is_segmentor(tensors),
         "coverage": coverage.summary() | {"source": source.name},
     }
     write_safetensors(tensors, out, metadata={_KEY: json.dumps(description)})
-    return Imported(coverage=coverage, model=config, segmentor=is_segmentor(tensors))
+    return Imported(coverage=coverage, model=config, recipe=model_recipe, segmentor=is_segmentor(tensors))
 
 
-def open_segmentor(path: Path) -> Segmentor:
-    """The model of a file that `import_weights` wrote, in eval mode.
+def open_segmentor(path: Path) -> tuple[Segmentor, Recipe]:
+    """The model of a file that `import_weights` wrote, in eval mode, and how it is tested.
 
     Raises:
-        WeightFileError: it was written by something else, or it holds a backbone alone.
+        WeightFileError: written by something else, a backbone alone, or of an architecture without a recipe.
     """
     file = read_tensors(path)
     if _KEY not in file.metadata:
@@ -78,6 +81,9 @@ def open_segmentor(path: Path) -> Segmentor:
     description = json.loads(file.metadata[_KEY])
     if not description["segmentor"]:
         raise WeightFileError(str(path), "holds a backbone alone; train a model from it with --pretrained")
+    if description["recipe"] is None:
+        raise WeightFileError(str(path), "no recipe has its architecture; import it again with --recipe")
+    recipe = validated(Recipe, description["recipe"])
     model = Segmentor(validated(ModelConfig, description["model"]))
     fit(model, file.tensors, source=str(path), format="vitrail", sha256=None)
-    return model.eval()
+    return model.eval(), recipe
