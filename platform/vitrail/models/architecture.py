@@ -41,7 +41,7 @@ def infer_model(tensors: Mapping[str, Tensor]) -> ModelConfig:
 
 
 def matching_recipe(config: ModelConfig) -> Recipe | None:
-    """The first recipe of the same architecture, with the classes and the patch bias of `config`; None if none has it."""
+    """The first recipe of the same architecture, with the classes and the patch bias of `config`, if there is one."""
     for recipe in RECIPES.values():
         if _architecture(recipe.model) == _architecture(config):
             biased = recipe.model.backbone.model_copy(update={"patch_bias": config.backbone.patch_bias})
