@@ -81,7 +81,8 @@ def main(
 
         assert version.run_id is not None
         before = metric_history(uri, version.run_id, "val/mIoU")[0][1]
-        table = Table("what", "outcome", title=f"The demo took {time.monotonic() - started:.0f} s", title_justify="left")
+        seconds = time.monotonic() - started
+        table = Table("what", "outcome", title=f"The demo took {seconds:.0f} s", title_justify="left")
         table.add_row("trained", f"{winner.name}, {trials.best.trial.name}, {steps} steps")
         table.add_row("mIoU before training", f"{before:.2%}")
         table.add_row("mIoU of the champion", f"[bold]{scores.mIoU:.2%}[/] on {scores.images} validation images")

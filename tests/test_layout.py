@@ -15,7 +15,7 @@ FORBIDDEN = {
     "vitrail.recipes": {"torch", "ray", "mlflow"},
     "vitrail.models.segmentor": {"ray", "mlflow", "vitrail.data", "vitrail.training", "vitrail.cluster"},
     "vitrail.models.weights": {"ray", "mlflow", "vitrail.data", "vitrail.training", "vitrail.cluster"},
-    "vitrail.data.stream": {"torch", "ray", "mlflow", "vitrail.models", "vitrail.training", "vitrail.evaluation"},
+    "vitrail.data.stream": {"ray", "mlflow", "vitrail.models", "vitrail.training", "vitrail.evaluation"},
     "vitrail.evaluation.predictor": {"ray", "mlflow", "vitrail.training", "vitrail.cluster", "vitrail.tracking"},
     "vitrail.training.checkpoint": {"ray", "mlflow", "vitrail.cluster", "vitrail.tracking"},
     "vitrail.tracking.registry": {"ray", "vitrail.cluster"},

@@ -75,9 +75,7 @@ def _count_slice(
     """Every `workers`-th image from `rank` on: counts as an array (K + 1, K), and how many images they were."""
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    predictor, info = load_predictor(Path(checkpoint), device)
-    if ms_flip:
-        predictor = predictor.with_ms_flip()
+    predictor, info = load_predictor(Path(checkpoint), device, ms_flip=ms_flip)
     reader = ShardReader(Path(data), split)
     samples = (reader[index] for index in range(rank, len(reader), workers))
     evaluation = evaluate(predictor, ((sample.image, sample.label) for sample in samples), len(info.classes))

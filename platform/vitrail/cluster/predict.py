@@ -71,7 +71,6 @@ def predict_folder(
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cpus,
             num_gpus=gpus_per_worker,
-            max_restarts=0,
         )
         .take_all()
     )

@@ -50,9 +50,8 @@ class TrainStatus:
         return "  ".join(str(part) for part in (self.phase, self.rates, score) if part is not None)
 
 
-@ray.remote(num_cpus=0)
 class ProgressBoard:
-    """Holds the latest status of one run."""
+    """Holds the latest status of one run, as a Ray actor between rank 0 and the driver."""
 
     def __init__(self) -> None:
         self._status: TrainStatus | None = None
@@ -72,7 +71,7 @@ def show_progress(name: str, *, enabled: bool = True) -> Iterator[Any]:
     if not enabled:
         yield None
         return
-    board = ProgressBoard.remote()
+    board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     done = threading.Event()
     thread = threading.Thread(target=_watch, args=(board, name, done), name="progress", daemon=True)
     thread.start()

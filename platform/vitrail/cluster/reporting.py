@@ -1,7 +1,7 @@
 """What rank 0 tells the outside while it trains: the driver, MLflow, and the checkpoint's own description."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +84,11 @@ class Reporter:
         best = {"best/val_mIoU": self._best[0], "best/step": float(self._best[1])}
         present = {name: value for name, value in per_class.items() if value == value}
         self._tracker.log_metrics({**summary, **best, **present}, step=step)
-        columns = {"class": list(names), "IoU": _rounded(scores.iou), "Acc": _rounded(scores.acc)}
+        columns: dict[str, Sequence[Any]] = {
+            "class": list(names),
+            "IoU": _rounded(scores.iou),
+            "Acc": _rounded(scores.acc),
+        }
         self._tracker.log_table(columns, "tables/per_class.json")
         self._post(phase="training", step=step, miou=scores.miou)
 

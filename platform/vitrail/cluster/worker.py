@@ -125,12 +125,12 @@ class TrainWorker:
 
     def step(self, batch: Batch, lr: float) -> dict[str, Tensor]:
         """One update; returns the losses on the device."""
-        tensors = tuple(
+        images, sizes, labels = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
             for array in (batch.images, batch.sizes, batch.labels)
         )
         max_norm = self.config.recipe.optimizer.max_grad_norm
-        return train_step(self.model, self.optimizer, tensors, lr=lr, max_grad_norm=max_norm)
+        return train_step(self.model, self.optimizer, (images, sizes, labels), lr=lr, max_grad_norm=max_norm)
 
     def validate(self, step: int, reporter: Reporter) -> Evaluation:
         """Score the model on the whole validation set. Done before the first step too, so that what would fail there
@@ -191,6 +191,6 @@ def _agreed_checkpoint(config: RunConfig, rank: int, world_size: int) -> Path | 
 def _synchronise_batch_norm(segmentor: Segmentor, world_size: int) -> Segmentor:
     """Statistics over the global batch on GPUs. On CPUs each worker normalises by its own share of the batch."""
     if world_size > 1 and next(segmentor.parameters()).is_cuda:
-        converted: Segmentor = nn.SyncBatchNorm.convert_sync_batchnorm(segmentor)
+        converted: Segmentor = nn.SyncBatchNorm.convert_sync_batchnorm(segmentor)  # type: ignore[no-untyped-call]
         return converted
     return segmentor

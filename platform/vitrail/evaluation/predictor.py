@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitrail.config import Recipe
+from vitrail.data.geometry import resize_image
 from vitrail.data.transforms import resize_for_test
-from vitrail.evaluation.inference import build_inference
+from vitrail.evaluation.inference import MultiScaleFlip, ScaleToBounds, build_inference
 from vitrail.evaluation.metrics import ConfusionMatrix
 from vitrail.models.normalize import normalize
 from vitrail.models.segmentor import Segmentor
@@ -22,30 +23,46 @@ LabelMap = NDArray[np.uint8]
 
 
 class Predictor:
-    """A model with its recipe's resize, normalisation and inference around it."""
+    """A model with its recipe's resize, normalisation and inference around it.
 
-    def __init__(self, model: Segmentor, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+    With `ms_flip`, softmax is averaged over six scales and their mirror images instead.
+    """
+
+    def __init__(
+        self, model: Segmentor, recipe: Recipe, device: torch.device | str = "cpu", *, ms_flip: bool = False
+    ) -> None:
         self.model = model
         self.device = torch.device(device)
         self._transforms = recipe.transforms
         self._inference = build_inference(recipe.inference)
+        sizes = ScaleToBounds(recipe.transforms.scale)
+        self._ms_flip = MultiScaleFlip(inference=self._inference, sizes=sizes) if ms_flip else None
 
     @torch.inference_mode()
-    def logits(self, image: Image) -> Tensor:
-        """(H, W, 3) -> (K, H, W) at the image's own size, on the model's device."""
-        resized = resize_for_test(image, self._transforms)
-        batch = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None].to(self.device)
-        height, width = image.shape[:2]
+    def scores(self, image: Image) -> Tensor:
+        """(H, W, 3) -> logits, or probabilities with `ms_flip`: (K, H, W) at the image's own size, on the device."""
+        out_size = image.shape[:2]
         was_training = self.model.training
         self.model.eval()
-        logits = self._inference(self.model, normalize(batch, None), out_size=(height, width))
-        self.model.train(was_training)
-        return logits[0]
+        try:
+            if self._ms_flip is None:
+                scores = self._inference(self.model, self._view(resize_for_test(image, self._transforms)), out_size)
+            else:
+                sizes = self._ms_flip.view_sizes(*out_size)
+                views = (self._view(resize_image(image, size)) for size in sizes)
+                scores = self._ms_flip(self.model, views, out_size)
+        finally:
+            self.model.train(was_training)
+        return scores[0]
 
     def __call__(self, image: Image) -> LabelMap:
         """(H, W, 3) -> (H, W)"""
-        labels: LabelMap = self.logits(image).argmax(0).to(torch.uint8).cpu().numpy()
+        labels: LabelMap = self.scores(image).argmax(0).to(torch.uint8).cpu().numpy()
         return labels
+
+    def _view(self, resized: Image) -> Tensor:
+        batch = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]
+        return normalize(batch.to(self.device), None)
 
 
 @dataclass

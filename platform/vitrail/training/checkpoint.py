@@ -82,10 +82,12 @@ def load_segmentor(folder: Path) -> tuple[Segmentor, CheckpointInfo]:
     return model.eval(), info
 
 
-def load_predictor(folder: Path, device: torch.device | str = "cpu") -> tuple[Predictor, CheckpointInfo]:
+def load_predictor(
+    folder: Path, device: torch.device | str = "cpu", *, ms_flip: bool = False
+) -> tuple[Predictor, CheckpointInfo]:
     """The checkpoint's model with its recipe's resize and inference around it."""
     model, info = load_segmentor(folder)
-    return Predictor(model.to(device), info.recipe, device), info
+    return Predictor(model.to(device), info.recipe, device, ms_flip=ms_flip), info
 
 
 def _free_name(root: Path, step: int) -> Path:
