@@ -47,16 +47,19 @@ def main(
         from vitrail.cluster.runtime import ray_cluster
         from vitrail.cluster.trainer import register_best, train
         from vitrail.cluster.tuner import SearchSpace, print_trials, sweep
+        from vitrail.data.manifest import MANIFEST_NAME
         from vitrail.data.scenes import draw_scenes
         from vitrail.tracking.fetch import fetch_model
-        from vitrail.tracking.promotion import promote
+        from vitrail.tracking.promotion import CHAMPION, promote
+        from vitrail.tracking.registry import get_model
         from vitrail.tracking.runs import metric_history
         from vitrail.tracking.store import default_tracking_uri
 
         scenes, data, uri = root / "scenes", root / "data", default_tracking_uri(root)
         with ray_cluster():
             with stage("Draw", f"{images} scenes whose classes differ by shape and texture"):
-                draw_scenes(scenes, train=images, val=max(8, images // 8), size=128, seed=0)
+                if not (data / MANIFEST_NAME).is_file():
+                    draw_scenes(scenes, train=images, val=max(8, images // 8), size=128, seed=0)
             with stage("Prepare", "shards and a manifest, with Ray Data"):
                 prepare(scenes, data)
             with stage("Sweep", f"neck and schedule with Ray Tune, {trial_steps} steps a trial"):
@@ -72,7 +75,8 @@ def main(
                 result = train(config, resume=resume)
             with stage("Register", "the best checkpoint in MLflow, and promote it to champion"):
                 version = register_best(config, result, name=MODEL)
-                promote(MODEL, version.number, tracking_uri=uri)
+                if get_model(MODEL, tracking_uri=uri).aliases.get(CHAMPION) != version.number:
+                    promote(MODEL, version.number, tracking_uri=uri)
             with stage("Evaluate", "the champion, fetched from the registry"):
                 champion = fetch_model(f"models:/{MODEL}@champion", root=root, tracking_uri=uri)
                 scores = evaluate_model(champion, data, workers=workers)

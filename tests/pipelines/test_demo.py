@@ -102,6 +102,16 @@ def test_evaluation_of_the_checkpoint_repeats_the_score_of_its_training(
     assert f"mIoU {scores.mIoU:.2%}" in output
 
 
+@pytest.mark.slow
+def test_resumed_demo_keeps_what_is_finished(demo: tuple[Path, str], run_script: Run) -> None:
+    root, uri = demo[0], default_tracking_uri(demo[0])
+    before = {path: path.stat().st_mtime_ns for path in root.glob("**/step_*/model.safetensors")}
+    code, output = run_script("pipelines/demo.py", "--root", root, "--resume", *SMALL)
+    assert code == 0, output
+    assert {path: path.stat().st_mtime_ns for path in root.glob("**/step_*/model.safetensors")} == before
+    assert [move.to_version for move in history("demo-scenes", tracking_uri=uri)] == [1]
+
+
 def test_folder_of_an_earlier_demo_is_touched_only_as_asked(run_script: Run, tmp_path: Path) -> None:
     (tmp_path / "demo.txt").write_text("an earlier demo")
     code, output = run_script("pipelines/demo.py", "--root", tmp_path)
