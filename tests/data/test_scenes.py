@@ -1,4 +1,4 @@
-"""Drawn scenes: repeatable, complete, and not to be told apart by colour."""
+"""Drawn scenes: repeatable, complete, and not to be told apart by colour alone."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from vitrail.data.layout import read_layout
-from vitrail.data.scenes import CLASSES, draw_scene, draw_scenes
+from vitrail.data.scenes import CLASSES, HUES, draw_scene, draw_scenes
 
 
 def test_same_seed_draws_the_same_files(tmp_path: Path) -> None:
@@ -25,12 +25,15 @@ def test_every_class_is_seen_and_some_pixels_are_unlabelled(scenes: Path) -> Non
     assert len(counts) == len(CLASSES) + 1 and (counts > 0).all()
 
 
-def test_mean_colour_does_not_tell_the_class() -> None:
-    samples: dict[int, list[np.ndarray]] = {number: [] for number in range(1, 9)}
+def test_mean_colour_does_not_tell_a_class_from_those_of_its_hue() -> None:
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in CLASSES}
     for seed in range(150):
         image, label = draw_scene(np.random.default_rng(seed), 48)
         for number in np.unique(label[label > 0]):
-            samples[int(number)].append(image[label == number].mean(axis=0))
-    means = np.array([np.mean(values, axis=0) for values in samples.values()])
-    spread = np.array([np.std(values, axis=0) for values in samples.values()])
-    assert np.ptp(means, axis=0).max() < spread.min() * 1.5
+            samples[CLASSES[number - 1]].append(image[label == number].mean(axis=0))
+    assert sorted(name for names in HUES.values() for name in names) == sorted(CLASSES)
+    for names in HUES.values():
+        assert len(names) > 1
+        means = np.array([np.mean(samples[name], axis=0) for name in names])
+        spread = np.array([np.std(samples[name], axis=0) for name in names])
+        assert np.ptp(means, axis=0).max() < spread.min() * 1.5

@@ -2,10 +2,11 @@
 
     draw_scenes(Path("scenes"), train=400, val=80, size=128, seed=0)
 
-Colours say nothing: all classes draw theirs from the same range. Two grounds and three materials differ by texture,
-three shapes by outline; they hide one another, under uneven light and noise. Thin wires are unlabelled.
+Colour narrows a class down to the two or three that share its hue; texture tells two grounds and three materials
+apart, outline three plain shapes. They hide one another, under uneven light and noise. Thin wires are unlabelled.
 """
 
+import colorsys
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +25,13 @@ Field = NDArray[np.float64]
 CLASSES = ("sand", "water", "stripes", "checks", "dots", "disc", "triangle", "star")
 """Names of the raw ids 1, 2, ...: two grounds, three materials of any outline, three plain shapes."""
 
+HUES = {0.09: ("sand", "checks", "disc"), 0.33: ("dots", "star"), 0.60: ("water", "stripes", "triangle")}
+"""Hue (a turn is 1) -> the classes that share it, so that none is told by its colour alone."""
+
 _JPEG_QUALITY = 92
-_OBJECTS = (5, 9)
+_OBJECTS = (4, 7)
 _WIRES = 2
+_HUE_OF = {name: hue for hue, names in HUES.items() for name in names}
 
 
 def draw_scenes(folder: Path, *, train: int, val: int, size: int = 128, seed: int = 0) -> None:
@@ -72,7 +77,7 @@ class _Canvas:
 
     def paint(self, name: str, where: NDArray[np.bool_], texture: Field) -> None:
         """Paint `where`, between two colours as `texture` in [0, 1] says."""
-        first, second = _two_colours(self.rng)
+        first, second = _two_colours(self.rng, _HUE_OF[name])
         colours = first + texture[..., None] * (second - first)
         self.image[where] = colours[where]
         self.label[where] = CLASSES.index(name) + 1
@@ -95,12 +100,13 @@ class _Canvas:
         return np.clip((self.image * light[..., None] + noise) * 255, 0, 255).astype(np.uint8)
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[Field, Field]:
-    """Two colours (RGB in [0, 1]) that differ enough in brightness to show a texture."""
-    first, second = rng.uniform(0.15, 0.95, 3), rng.uniform(0.15, 0.95, 3)
-    while abs(first.mean() - second.mean()) < 0.25:
-        second = rng.uniform(0.05, 1.0, 3)
-    return first, second
+def _two_colours(rng: np.random.Generator, hue: float) -> tuple[Field, Field]:
+    """Two colours (RGB in [0, 1]) around a hue that two or three classes share, one light and one dark."""
+    light, dark = (
+        np.array(colorsys.hsv_to_rgb((hue + rng.normal(0, 0.04)) % 1, rng.uniform(0.25, 0.85), value))
+        for value in (rng.uniform(0.7, 1.0), rng.uniform(0.2, 0.5))
+    )
+    return (light, dark) if rng.random() < 0.5 else (dark, light)
 
 
 def _turned(rng: np.random.Generator, size: int) -> tuple[Field, Field]:
@@ -177,7 +183,7 @@ def _polar(angles: Field, radii: Field) -> Field:
 
 def _fill(corners: Field, rng: np.random.Generator, size: int) -> NDArray[np.bool_]:
     """The outline, turned, scaled and moved to a random place, as a mask."""
-    angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.14, 0.27) * size
+    angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.18, 0.34) * size
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points = corners @ turn * radius + rng.uniform(0.08, 0.92, 2) * size
     mask = np.zeros((size, size), np.uint8)
