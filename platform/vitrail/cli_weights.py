@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vitrail.config import MIN_COVERAGE
 from vitrail.errors import exit_codes
-from vitrail.models.convert import import_weights
-from vitrail.models.weights import MIN_COVERAGE, ExportFormat, export_weights, load_weights
+from vitrail.models.naming import ExportFormat
 
 weights_app = typer.Typer(no_args_is_help=True)
 
@@ -25,6 +25,8 @@ def import_(
     ),
 ) -> None:
     """Recognise a file of weights, say what it covers, and write it as safetensors with its architecture."""
+    from vitrail.models.convert import import_weights  # brings torch, which other commands do without
+
     with exit_codes():
         imported = import_weights(file, out, recipe=recipe, min_coverage=min_coverage)
         backbone = imported.model.backbone
@@ -44,6 +46,8 @@ def export(
     format_: Annotated[ExportFormat, typer.Option("--format", help="What the file is for.")] = "mmseg",
 ) -> None:
     """Write weights as mmsegmentation, timm or plain safetensors name them."""
+    from vitrail.models.weights import export_weights, load_weights
+
     with exit_codes():
         tensors, _ = load_weights(checkpoint)
         export_weights(tensors, file, format=format_)

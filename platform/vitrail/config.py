@@ -18,6 +18,9 @@ from vitrail.errors import UnknownNameError, UsageError
 IGNORE_INDEX = 255
 """Label of pixels that count in neither loss nor metric."""
 
+MIN_COVERAGE = 0.99
+"""Share of the backbone's parameters, by element count, that pretrained weights must cover."""
+
 T = TypeVar("T", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 

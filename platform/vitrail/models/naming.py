@@ -5,6 +5,10 @@ Ours: timm's names inside `backbone.`; neck and heads are spelled alike in both.
 """
 
 import re
+from typing import Literal
+
+ExportFormat = Literal["mmseg", "timm", "safetensors"]
+"""Whose names exported weights get; `safetensors` keeps ours."""
 
 _TO_MMSEG = (
     (r"^backbone\.norm\.", "backbone.ln1."),

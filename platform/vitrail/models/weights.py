@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from vitrail.checkpoint import file_sha256
+from vitrail.config import MIN_COVERAGE
 from vitrail.errors import UsageError
 from vitrail.models.architecture import grid_side, is_segmentor
 from vitrail.models.hub import download
-from vitrail.models.naming import from_mmseg, to_mmseg
+from vitrail.models.naming import ExportFormat, from_mmseg, to_mmseg
 from vitrail.models.segmentor import Segmentor
 from vitrail.models.vit import resize_pos_embed
 from vitrail.models.weight_files import WeightFile, WeightFileError, read_tensors, write_safetensors, write_torch
 
 Format = Literal["mmsegmentation", "mmsegmentation backbone", "timm", "deit", "jax", "vitrail"]
-ExportFormat = Literal["mmseg", "timm", "safetensors"]
 
-MIN_COVERAGE = 0.99
 _POS_EMBED, _PATCH_BIAS = "backbone.pos_embed", "backbone.patch_embed.proj.bias"
 _IMAGENET_HEAD = ("backbone.head.", "backbone.head_dist.", "backbone.pre_logits.", "backbone.fc_norm.")
 _CLASSIFIERS = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
