@@ -33,7 +33,7 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def store_with_models(store: str, make_checkpoint: Callable[..., Path]) -> str:
     """Address of a store with a model of three versions, of mIoU 0.5, 0.6 and 0.55."""
-    from vitrail.tracking.registry import register
+    from vitrail.tracking.registration import register
 
     for seed, miou in enumerate((0.5, 0.6, 0.55)):
         register(make_checkpoint(f"c{seed}", seed=seed, miou=miou), name="streets", tracking_uri=store)

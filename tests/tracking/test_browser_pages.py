@@ -19,7 +19,7 @@ from tiny_checkpoint import CLASSES, write_checkpoint
 from vitrail.evaluation.pictures import prediction_panel
 from vitrail.tracking.environment import connect
 from vitrail.tracking.promotion import promote
-from vitrail.tracking.registry import register
+from vitrail.tracking.registration import register
 from vitrail.tracking.store import default_tracking_uri
 from vitrail.tracking.tracker import start_run
 

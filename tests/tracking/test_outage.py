@@ -9,7 +9,8 @@ from mlflow_server import Server
 
 from vitrail.tracking.environment import TrackingError, connect
 from vitrail.tracking.promotion import promote
-from vitrail.tracking.registry import download, get_model, list_models, register
+from vitrail.tracking.registration import register
+from vitrail.tracking.registry import download, get_model, list_models
 from vitrail.tracking.tracker import MlflowTracker, start_run
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,8 @@ from vitrail.errors import UsageError
 from vitrail.tracking.environment import connect
 from vitrail.tracking.gate import GateRefusedError
 from vitrail.tracking.promotion import Move, history, promote, rollback, succession
-from vitrail.tracking.registry import download, get_model, register, show
+from vitrail.tracking.registration import register
+from vitrail.tracking.registry import download, get_model, show
 
 NAME = "streets"
 

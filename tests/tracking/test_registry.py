@@ -7,7 +7,8 @@ import pytest
 
 from vitrail.errors import DataError, UnknownNameError, UsageError, VitrailError
 from vitrail.tracking.environment import connect
-from vitrail.tracking.registry import download, list_models, register, show
+from vitrail.tracking.registration import register
+from vitrail.tracking.registry import download, list_models, show
 from vitrail.tracking.tracker import start_run
 
 

@@ -15,7 +15,8 @@ from vitrail.cluster.runtime import check_feasible
 from vitrail.cluster.worker import train_worker
 from vitrail.config import RunConfig
 from vitrail.errors import UsageError, VitrailError
-from vitrail.tracking.registry import Version, register
+from vitrail.tracking.registration import register
+from vitrail.tracking.registry import Version
 
 _COLLECTIVE_TIMEOUT_S = 600
 _START_FAILURES = 3
