@@ -45,6 +45,10 @@ def build(golden: Golden, rules: Rules, *, size: int = 512, drop: bool = True) -
     return model
 
 
+PARTS = ("pooled", "heads")
+"""Of a model, by the float32 noise of their gradients: behind the pooled BatchNorm, or a head's own."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """How far, relatively, float32 may be off, by part of the model."""
@@ -69,7 +73,7 @@ class Noise:
 
 
 def part(name: str) -> str:
-    """Which noise a parameter's gradient carries: that of the pooled BatchNorm, or a head's own."""
+    """Which of `PARTS` a parameter belongs to."""
     pooled = name.startswith(("backbone.", "neck.", "decode_head.psp_modules.", "decode_head.bottleneck."))
     return "pooled" if pooled else "heads"
 

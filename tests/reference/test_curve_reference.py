@@ -14,7 +14,7 @@ import pytest
 import torch
 from golden import Golden, Rules, files
 from numpy.typing import NDArray
-from reference_models import Noise, build, has_no_gradient, norms, recipe_of
+from reference_models import PARTS, Noise, build, has_no_gradient, norms, recipe_of
 from torch import Tensor
 
 from vitrail.config import LinearPolySchedule
@@ -24,8 +24,10 @@ from vitrail.training.optimizer import build_optimizer
 
 BATCH = 4
 LOSS_RTOL = 1e-5
-SUGGESTED = {"pooled": 5e-3, "heads": 5e-3}
-STATISTICS_RTOL = 5e-2
+STATISTICS_RTOL = 0.15
+DRIFT = {"losses": 1e-2, "acc_seg": 0.5, "grad_norm": 0.3, "param_norm": 1e-3, "param_delta_norm": 0.1}
+"""What float32 may be off by after the first step where a golden has no float64 figures to tell: three times what
+training a DeiT-S showed, relative for norms. Gradients behind a BatchNorm over two values make float32 chaotic."""
 FLOAT64_STEPS = None if "VITRAIL_REFERENCE_FLOAT64" in os.environ else 3
 
 
@@ -39,22 +41,24 @@ def test_training_follows_mmsegmentation(path: Path, rules: Rules, near: Callabl
     assert len(ours.weight_decay) == want["n_groups"]
 
     # The two precisions drift apart as steps go by: what a step may be off by is the largest distance up to it.
-    double = want.get("f64_losses", want["losses"])
-    noise = np.maximum.accumulate(np.abs(want["losses"] - double)) if "f64_losses" in want else 5e-3 / 3
-    pixel = 100 / ours.labelled_pixels
+    drift = np.where(np.arange(len(ours.lr)) > 0, DRIFT["losses"] / 3, 0.0)[:, None].repeat(len(want["loss_names"]), 1)
+    if "f64_losses" in want:
+        drift = np.maximum.accumulate(np.abs(want["losses"] - want["f64_losses"]))
     for i, name in enumerate(map(str, want["loss_names"])):
-        atol = 3 * (noise[:, i] if isinstance(noise, np.ndarray) else noise * (np.arange(len(ours.lr)) > 0))
-        atol = atol + (50 * pixel if name.endswith("acc_seg") else 0.0)
+        atol = 3 * drift[:, i]
+        if name.endswith("acc_seg"):
+            atol = atol + 50 * 100 / ours.labelled_pixels + (0.0 if "f64_losses" in want else DRIFT["acc_seg"])
         near(path, name, ours.losses[name], want["losses"][:, i], atol=atol, rtol=LOSS_RTOL)
-    final = abs(want["final_loss"] - want["f64_final_loss"]) if "f64_final_loss" in want else 5e-3
-    near(path, "loss after training", ours.final_loss, want["final_loss"], atol=3 * max(final, np.max(noise)))
+    total = drift[-1, list(want["loss_names"]).index("total")]
+    near(path, "loss after training", ours.final_loss, want["final_loss"], atol=3 * total, rtol=LOSS_RTOL)
 
     names = [str(name) for name in want["names"]]
     for key in ("grad_norm", "param_norm", "param_delta_norm"):
-        allowed = Noise.of(SUGGESTED, names, want[key], want.get(f"f64_{key}", want[key]))
+        floor = 5e-3 if f"f64_{key}" in want else DRIFT[key]
+        noise = Noise.of(dict.fromkeys(PARTS, floor), names, want[key], want.get(f"f64_{key}", want[key]))
         for name, value in zip(names, want[key], strict=True):
             if not has_no_gradient(name):
-                near(path, key, ours.norms[key][name], value, rtol=allowed.allowed(name))
+                near(path, key, ours.norms[key][name], value, rtol=noise.allowed(name))
     for key, value in (("bn_mean", ours.bn_mean), ("bn_var", ours.bn_var)):
         distance = np.linalg.norm(value - want[key]) / np.linalg.norm(want[key])
         near(path, f"running statistics, {key}", distance, 0.0, atol=STATISTICS_RTOL)
