@@ -256,6 +256,8 @@ class TrackingConfig(Strict):
     uri: str
     experiment: str = "vitrail"
     parent_run_key: str | None = None
+    source: str = "vitrail"
+    """The script that the user ran."""
 
 
 class RunConfig(Strict):

@@ -1,5 +1,6 @@
 """From what a user asks for to a `RunConfig`: names, folders, and each worker's share of the machine."""
 
+import sys
 from pathlib import Path
 
 import ray
@@ -54,6 +55,9 @@ def plan_run(
         gpus_per_worker=gpus_per_worker,
         max_failures=max_failures,
         tracking=TrackingConfig(
-            uri=tracking_uri or default_tracking_uri(root), experiment=experiment, parent_run_key=parent_run_key
+            uri=tracking_uri or default_tracking_uri(root),
+            experiment=experiment,
+            parent_run_key=parent_run_key,
+            source=Path(sys.argv[0]).name,
         ),
     )

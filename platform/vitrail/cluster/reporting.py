@@ -149,6 +149,7 @@ def open_tracker(config: RunConfig) -> Tracker:
         "vitrail.recipe_digest": recipe.digest(),
         "vitrail.data_fingerprint": config.data_fingerprint,
         "vitrail.folder": config.folder,
+        "mlflow.source.name": tracking.source,
     }
     return start_run(
         tracking_uri=tracking.uri,
