@@ -32,8 +32,8 @@ def main(
     resume: Annotated[bool, typer.Option(help="Continue an earlier demo.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Training workers.")] = 2,
     images: Annotated[int, typer.Option(min=8, help="Training images to draw.")] = 400,
-    trial_steps: Annotated[int, typer.Option(min=2, help="Steps of each trial of the sweep.")] = 60,
-    steps: Annotated[int, typer.Option(min=2, help="Steps of the main training run.")] = 300,
+    trial_steps: Annotated[int, typer.Option(min=2, help="Steps of each trial of the sweep.")] = 40,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the main training run.")] = 400,
 ) -> None:
     """Run every stage and print what came out of it."""
     with exit_codes():

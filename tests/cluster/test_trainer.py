@@ -1,18 +1,21 @@
 """Training runs on real Ray workers: exact continuation, identity, and failures that say what happened."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from vitrail.checkpoint import CHECKPOINTS
+from vitrail.checkpoint import CHECKPOINTS, file_sha256
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.cluster.trainer import RUN_FILE, RunExistsError, claim_folder, train
 from vitrail.config import Recipe, RunConfig, override
 from vitrail.data.shards import DamagedShardError
 from vitrail.errors import UsageError
+from vitrail.models.segmentor import Segmentor
+from vitrail.models.weights import export_weights
 from vitrail.recipes import get_recipe
 from vitrail.training.checkpoint import load_state, load_weights
 
@@ -20,7 +23,7 @@ from vitrail.training.checkpoint import load_state, load_weights
 def tiny(**changes: object) -> Recipe:
     values = {"total_steps": 4, "val_interval": 2, "global_batch": 4, "schedule.warmup_steps": 1}
     values |= {"transforms.scale": [256, 64], "transforms.crop_size": 64, "model.backbone.img_size": 64, **changes}
-    assignments = [f"{key}={str(value).lower()}" for key, value in values.items()]
+    assignments = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     return override(get_recipe("upernet_vit-nano_mln_128x128_1k"), assignments)
 
 
@@ -28,10 +31,16 @@ def tiny(**changes: object) -> Recipe:
 def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     ray_session: None, tiny_data: Path, tmp_path: Path
 ) -> None:
-    config = plan_run(tiny(), tiny_data, root=tmp_path, name="unbroken", workers=2).model_copy(
+    start = tmp_path / "start.safetensors"
+    export_weights(Segmentor(tiny().model), start, format="timm")
+    recipe = tiny(pretrained=str(start))
+    config = plan_run(recipe, tiny_data, root=tmp_path, name="unbroken", workers=2).model_copy(
         update={"tracking": None}
     )
     unbroken = train(config, show=False)
+    assert unbroken.last_info.start is not None
+    assert unbroken.last_info.start["sha256"] == file_sha256(start)
+    assert unbroken.last_info.start["backbone"] == 1.0
 
     broken = config.model_copy(update={"name": "broken", "folder": str(tmp_path / "broken")})
     claim_folder(broken, resume=False)
@@ -45,6 +54,7 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     assert resumed.last_info.scores == unbroken.last_info.scores
+    assert resumed.last_info.start == unbroken.last_info.start
     assert load_state(resumed.last)["step"] == 4
 
 

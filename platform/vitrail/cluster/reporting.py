@@ -9,12 +9,13 @@ from typing import Any
 
 from vitrail.checkpoint import CHECKPOINTS, CheckpointInfo, DataSource, best_checkpoint, read_info
 from vitrail.cluster.progress import TrainRates, TrainStatus
+from vitrail.cluster.run_tracker import open_tracker
 from vitrail.config import RunConfig
 from vitrail.data.manifest import Manifest
 from vitrail.data.shards import ShardReader
 from vitrail.evaluation.pictures import prediction_panel
 from vitrail.evaluation.predictor import Evaluation, Predictor
-from vitrail.tracking.tracker import NullTracker, Tracker, start_run
+from vitrail.tracking.tracker import NullTracker, Tracker
 from vitrail.training.checkpoint import score_record
 
 NUM_PICTURES = 4
@@ -48,6 +49,15 @@ class Reporter:
             tracker.flush(_FLUSH_TIMEOUT_S)
             raise
         tracker.finish("FINISHED")
+
+    def started_from(self, start: dict[str, Any] | None) -> None:
+        """Note which weights training began with: their source, checksum and coverage."""
+        if start is None:
+            self._tracker.set_tags({"vitrail.start": "random weights"})
+            return
+        covered = f"{start['source']}, {start['backbone']:.2%} of the backbone"
+        self._tracker.set_tags({"vitrail.start": covered, "vitrail.start_sha256": str(start["sha256"])})
+        self._tracker.log_dict(start, "start.json")
 
     def is_due(self, step: int) -> bool:
         """Whether the losses should be read after this step: seldom, since reading them waits for the device."""
@@ -131,52 +141,10 @@ class Reporter:
             self._board.post.remote(self._status)
 
 
-def open_tracker(config: RunConfig) -> Tracker:
-    """The run's tracker, a new one or the one that a worker before this one has written to."""
-    tracking = config.tracking
-    if tracking is None:
-        return NullTracker()
-    recipe = config.recipe
-    params = {
-        "recipe": recipe.name,
-        "data": config.data,
-        "seed": config.seed,
-        "workers": config.workers,
-        **_flat(recipe.model_dump(mode="json", exclude={"name", "published"})),
-    }
-    tags = {
-        "vitrail.recipe": recipe.name,
-        "vitrail.recipe_digest": recipe.digest(),
-        "vitrail.data_fingerprint": config.data_fingerprint,
-        "vitrail.folder": config.folder,
-        "mlflow.source.name": tracking.source,
-    }
-    return start_run(
-        tracking_uri=tracking.uri,
-        experiment=tracking.experiment,
-        run_name=config.name,
-        run_key=config.run_key,
-        params=params,
-        tags=tags,
-        parent_run_key=tracking.parent_run_key,
-        folder=Path(config.folder),
-    )
-
-
 def _best_so_far(config: RunConfig) -> tuple[float, int] | None:
     folder = best_checkpoint(Path(config.folder) / CHECKPOINTS)
     info = read_info(folder) if folder else None
     return (info.scores.mIoU, info.step) if info and info.scores else None
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _rounded(values: Any) -> list[float | None]:

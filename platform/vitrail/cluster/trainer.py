@@ -10,9 +10,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from vitrail.checkpoint import CHECKPOINTS, CheckpointInfo, best_checkpoint, latest_checkpoint, read_info
 from vitrail.cluster.progress import show_progress
-from vitrail.cluster.reporting import open_tracker
+from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.runtime import check_feasible
-from vitrail.cluster.worker import train_worker
 from vitrail.config import RunConfig
 from vitrail.errors import UsageError, VitrailError
 from vitrail.tracking.registration import register
@@ -79,12 +78,17 @@ class TrainResult:
 def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbacks: Any = None) -> TrainResult:
     """Train until the recipe's last step and return the best checkpoint; Ray must be started.
 
+    A run that has reached its last step is returned as it is.
+
     Raises:
         RunExistsError: the folder holds a run and `resume` is off, or a run of another identity.
         InfeasibleError: the cluster cannot hold the workers.
         TrainingError: workers failed more often than `config.max_failures` allows.
     """
     claim_folder(config, resume=resume)
+    finished = finished_result(config)
+    if finished is not None:
+        return finished
     check_feasible(config.workers, cpus_per_worker=config.cpus_per_worker, gpus_per_worker=config.gpus_per_worker)
     with show_progress(config.name, enabled=show) as board:
         try:
@@ -95,13 +99,22 @@ def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbac
     return read_result(config)
 
 
-def read_result(config: RunConfig) -> TrainResult:
-    """The best and the last checkpoint of a run."""
+def finished_result(config: RunConfig) -> TrainResult | None:
+    """What the run left, if it has reached its last step."""
     root = Path(config.folder) / CHECKPOINTS
     best, last = best_checkpoint(root), latest_checkpoint(root)
     if best is None or last is None:
-        raise UsageError(f"{config.folder} holds no checkpoint")
-    return TrainResult(best, read_info(best), last, read_info(last))
+        return None
+    result = TrainResult(best, read_info(best), last, read_info(last))
+    return result if result.last_info.step == config.recipe.total_steps else None
+
+
+def read_result(config: RunConfig) -> TrainResult:
+    """What a run that has reached its last step left."""
+    result = finished_result(config)
+    if result is None:
+        raise UsageError(f"{config.folder} holds no checkpoint of step {config.recipe.total_steps}")
+    return result
 
 
 def register_best(config: RunConfig, result: TrainResult, *, name: str | None = None) -> Version:
@@ -146,10 +159,17 @@ def claim_folder(config: RunConfig, *, resume: bool) -> None:
         raise UsageError(f"cannot write the run's folder {config.folder}: {error.strerror}") from error
 
 
+def _enter_worker(settings: dict[str, Any]) -> None:
+    """Import the worker where it runs: the controller and the driver, which also load this module, do without it."""
+    from vitrail.cluster.worker import train_worker
+
+    train_worker(settings)
+
+
 def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTrainer:
     resources = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
     return TorchTrainer(
-        train_worker,
+        _enter_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(

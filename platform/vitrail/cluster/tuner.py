@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitrail.cluster.launch import plan_run
-from vitrail.cluster.trainer import read_result, train
+from vitrail.cluster.trainer import finished_result, read_result, train
 from vitrail.config import Recipe, RunConfig, Strict, override
 from vitrail.errors import UsageError, VitrailError
 from vitrail.recipes import with_neck
@@ -131,14 +131,8 @@ def sweep(
         tags={"vitrail.kind": "sweep"},
         folder=folder / "outbox",
     )
-    tuner = tune.Tuner(
-        tune.with_resources(_run_trial, tune.PlacementGroupFactory([_DRIVER])),
-        param_space={"config": tune.grid_search([config.model_dump(mode="json") for config in configs.values()])},
-        tune_config=tune.TuneConfig(metric="mIoU", mode="max", max_concurrent_trials=concurrent),
-        run_config=tune.RunConfig(name="tune", storage_path=str(folder.resolve()), verbose=0),
-    )
-    grid = tuner.fit()
-    errors = {r.config["config"]["name"]: str(r.error) for r in grid if r.error is not None}
+    unfinished = [config for config in configs.values() if finished_result(config) is None]
+    errors = _run_trials(unfinished, folder, concurrent=concurrent) if unfinished else {}
     result = _collect(trials, configs, errors)
     _summarise(parent, result)
     parent.finish("FINISHED")
@@ -163,6 +157,18 @@ def max_concurrent_trials(workers: int, gpus_per_worker: float) -> int:
     if count < 1:
         raise UsageError(f"a trial of {workers} workers does not fit on this cluster; ask for fewer workers")
     return count
+
+
+def _run_trials(configs: list[RunConfig], folder: Path, *, concurrent: int) -> dict[str, str]:
+    """Run the trials with Ray Tune and return the errors of those that failed, by name."""
+    tuner = tune.Tuner(
+        tune.with_resources(_run_trial, tune.PlacementGroupFactory([_DRIVER])),
+        param_space={"config": tune.grid_search([config.model_dump(mode="json") for config in configs])},
+        tune_config=tune.TuneConfig(metric="mIoU", mode="max", max_concurrent_trials=concurrent),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder.resolve()), verbose=0),
+    )
+    grid = tuner.fit()
+    return {r.config["config"]["name"]: str(r.error) for r in grid if r.error is not None}
 
 
 def _run_trial(params: dict[str, Any]) -> None:

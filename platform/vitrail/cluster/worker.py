@@ -45,6 +45,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     validate_after, meter = validation_steps(recipe), Meter()
     with Reporter.open(worker.config, worker.manifest, rank=worker.rank, board=settings["board"]) as reporter:
         if worker.first_step == 0:
+            reporter.started_from(worker.start)
             worker.validate(0, reporter)
         with worker.stream() as stream:
             for step in range(worker.first_step, recipe.total_steps):
