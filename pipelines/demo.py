@@ -32,8 +32,11 @@ def main(
     resume: Annotated[bool, typer.Option(help="Continue an earlier demo.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Training workers.")] = 2,
     images: Annotated[int, typer.Option(min=8, help="Training images to draw.")] = 400,
-    trial_steps: Annotated[int, typer.Option(min=2, help="Steps of each trial of the sweep.")] = 40,
-    steps: Annotated[int, typer.Option(min=2, help="Steps of the main training run.")] = 400,
+    schedule: Annotated[
+        list[str] | None, typer.Option(help="Swept with both necks; each adds a minute and more.")
+    ] = None,
+    trial_steps: Annotated[int, typer.Option(min=2, help="Steps of each trial of the sweep.")] = 30,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the main training run.")] = 240,
 ) -> None:
     """Run every stage and print what came out of it."""
     with exit_codes():
@@ -59,16 +62,16 @@ def main(
         with ray_cluster():
             with stage("Draw", f"{images} scenes whose classes differ by shape and texture"):
                 if not (data / MANIFEST_NAME).is_file():
-                    draw_scenes(scenes, train=images, val=max(8, images // 8), size=128, seed=0)
+                    draw_scenes(scenes, train=images, val=max(8, images // 12), size=128, seed=0)
             with stage("Prepare", "shards and a manifest, with Ray Data"):
                 prepare(scenes, data)
-            with stage("Sweep", f"neck and schedule with Ray Tune, {trial_steps} steps a trial"):
-                space = SearchSpace(necks=("none", "mln"), schedules=("poly", "cosine"))
-                base = shortened(get_recipe(RECIPE), trial_steps)
+            with stage("Sweep", f"necks and schedules with Ray Tune, {trial_steps} steps a trial"):
+                space = SearchSpace(necks=("none", "mln"), schedules=tuple(schedule or ["cosine"]))
+                base = shortened(get_recipe(RECIPE), trial_steps, validations=1)
                 trials = sweep(base, space, data, root=root, name="sweep", tracking_uri=uri, experiment="demo")
                 print_trials(trials)
             with stage("Train", f"the winner, {trials.best.trial.name}, {steps} steps on {workers} workers"):
-                winner = shortened(trials.best.trial.recipe, steps)
+                winner = shortened(trials.best.trial.recipe, steps, validations=3)
                 config = plan_run(
                     winner, data, root=root, name="train", workers=workers, tracking_uri=uri, experiment="demo"
                 )
@@ -114,11 +117,15 @@ def claim(root: Path, *, replace: bool, resume: bool) -> None:
         raise UsageError(f"cannot write {root}: {error.strerror}; choose another --root") from None
 
 
-def shortened(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe for a run of `steps`, validated three times, warm-up in proportion."""
-    return override(
-        recipe, [f"schedule.warmup_steps={steps // 10}", f"total_steps={steps}", f"val_interval={-(-steps // 3)}"]
-    )
+def shortened(recipe: Recipe, steps: int, *, validations: int) -> Recipe:
+    """The recipe for a run of `steps` of eight images, warm-up in proportion, validated so many times."""
+    changes = {
+        "global_batch": 8,
+        "total_steps": steps,
+        "val_interval": -(-steps // validations),
+        "schedule.warmup_steps": steps // 10,
+    }
+    return override(recipe, [f"{field}={value}" for field, value in changes.items()])
 
 
 @contextmanager
