@@ -11,9 +11,7 @@ TOP_LEVEL = {"platform", "jobs", "pipelines", "tests", "cluster.yaml", "pyprojec
 
 # part -> modules that importing it must not bring along
 FORBIDDEN = {
-    "vitrail.config": {"torch", "ray", "mlflow"},
     "vitrail.recipes": {"torch", "ray", "mlflow"},
-    "vitrail.models.segmentor": {"ray", "mlflow", "vitrail.data", "vitrail.training", "vitrail.cluster"},
     "vitrail.models.weights": {"ray", "mlflow", "vitrail.data", "vitrail.training", "vitrail.cluster"},
     "vitrail.data.stream": {"ray", "mlflow", "vitrail.models", "vitrail.training", "vitrail.evaluation"},
     "vitrail.evaluation.predictor": {"ray", "mlflow", "vitrail.training", "vitrail.cluster", "vitrail.tracking"},
