@@ -1,5 +1,6 @@
 """`vitrail models` and `vitrail ui`: registered models, and MLflow's own pages on the local store."""
 
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -133,6 +134,7 @@ def ui(
         # Without the parameter, MLflow 3.17 opens its pages for language models.
         print(f"  runs    http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
         print(f"  models  http://127.0.0.1:{port}/#/models", flush=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive a plain `kill`
         command = server_command(uri, artifacts=root / "artifacts", port=port)
         with subprocess.Popen(command, env=server_environment()) as server:
             try:

@@ -61,7 +61,8 @@ def test_wrong_commands_end_with_2_and_a_way_out(store_with_models, arguments, m
 
 
 @pytest.mark.slow
-def test_ui_serves_the_local_store_until_interrupted(store_with_models, tmp_path):
+@pytest.mark.parametrize("how", ["ctrl-c", "kill"])
+def test_ui_serves_the_local_store_until_interrupted(store_with_models, tmp_path, how):
     root = Path(store_with_models.removeprefix("sqlite:///")).parent
     port = free_port()
     command = [sys.executable, "-c", "from vitrail.cli_models import ui; import typer; typer.run(ui)"]
@@ -77,7 +78,10 @@ def test_ui_serves_the_local_store_until_interrupted(store_with_models, tmp_path
         names = [model.name for model in list_models(tracking_uri=f"http://127.0.0.1:{port}")]
         assert names == ["streets"]
     finally:
-        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal
+        if how == "ctrl-c":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.terminate()
         output, _ = process.communicate(timeout=60)
     assert f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning" in output
     assert process.returncode == 0
