@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitrail.checkpoint import ScoreRecord, read_info
-from vitrail.cluster.runtime import check_feasible
+from vitrail.cluster.runtime import check_feasible, cpu_share
 from vitrail.config import Recipe
 from vitrail.data.manifest import Manifest
 from vitrail.data.shards import ShardReader
@@ -40,7 +40,7 @@ def evaluate_model(
             f"has {manifest.num_classes} ({', '.join(manifest.classes[:3])}, …)"
         )
     manifest.split(split)
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+    cpus = cpu_share(workers)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
     task = ray.remote(_count_slice).options(num_cpus=cpus, num_gpus=gpus_per_worker)
     where = (str(checkpoint.resolve()), str(data.resolve()), split)

@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-import ray
-
+from vitrail.cluster.runtime import cpu_share
 from vitrail.config import Recipe, RunConfig, TrackingConfig
 from vitrail.data.manifest import Manifest
 from vitrail.errors import UsageError
@@ -42,7 +41,6 @@ def plan_run(
             f"use a number of workers that divides it, or --set global_batch={recipe.global_batch // workers * workers}"
         )
     name = name or f"{recipe.name}-{manifest.name}"
-    cpus = int(ray.cluster_resources().get("CPU", 1)) // workers
     return RunConfig(
         name=name,
         recipe=recipe.with_classes(manifest.num_classes),
@@ -51,7 +49,7 @@ def plan_run(
         folder=str((root / name).resolve()),
         seed=seed,
         workers=workers,
-        cpus_per_worker=max(1, cpus),
+        cpus_per_worker=cpu_share(workers),
         gpus_per_worker=gpus_per_worker,
         max_failures=max_failures,
         tracking=TrackingConfig(

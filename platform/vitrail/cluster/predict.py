@@ -10,7 +10,7 @@ import ray.data
 import torch
 
 from vitrail.checkpoint import read_info
-from vitrail.cluster.runtime import check_feasible
+from vitrail.cluster.runtime import check_feasible, cpu_share
 from vitrail.data.codec import check_image, decode_image
 from vitrail.data.files import make_writable, write_aside
 from vitrail.errors import DataError, UsageError
@@ -60,7 +60,7 @@ def predict_folder(
         make_writable(out / name)
     blocks = -(-len(paths) // _IMAGES_PER_TASK)
     workers = min(workers, blocks)
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+    cpus = cpu_share(workers)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
     rows = (
         ray.data.from_items([{"path": str(path.resolve())} for path in paths], override_num_blocks=blocks)

@@ -57,6 +57,11 @@ def ray_cluster(address: str | None = None, *, num_cpus: int | None = None) -> I
             ray.shutdown()
 
 
+def cpu_share(workers: int) -> int:
+    """CPUs that each of `workers` gets of the cluster as it stands, at least one."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+
+
 def check_feasible(workers: int, *, cpus_per_worker: float, gpus_per_worker: float) -> None:
     """Raise `InfeasibleError` unless the cluster as it stands can hold the workers at once.
 
