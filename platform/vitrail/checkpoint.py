@@ -9,6 +9,7 @@ step_000250/
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,18 @@ def read_info(folder: Path) -> CheckpointInfo:
 def verify(folder: Path, *, info: CheckpointInfo | None = None) -> CheckpointInfo:
     """Check every file against its sha256, and return what the checkpoint is; raises `CheckpointError`."""
     info = info or read_info(folder)
-    for name, expected in info.files.items():
+    check_files(folder, info.files)
+    return info
+
+
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise a `CheckpointError` unless `folder` has every one of `files` with its sha256."""
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(str(folder), f"{name} is missing")
         if file_sha256(path) != expected:
-            raise CheckpointError(str(folder), f"{name} does not match its checksum")
-    return info
+            raise CheckpointError(str(folder), f"{name} has changed: {name} does not match its checksum")
 
 
 def latest_checkpoint(root: Path) -> Path | None:

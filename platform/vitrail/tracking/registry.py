@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vitrail.checkpoint import CheckpointError, file_sha256
+from vitrail.checkpoint import CheckpointError, check_files
 from vitrail.errors import UnknownNameError, UsageError
 from vitrail.tracking.environment import as_default, connect, retry
 
@@ -68,7 +68,7 @@ def download(uri: str, dst: Path, *, tracking_uri: str) -> Path:
     files: dict[str, str] = json.loads(version.tags[FILES_TAG])
     if dst.exists() and any(dst.iterdir()):
         try:
-            _check_files(dst, files)
+            check_files(dst, files)
         except CheckpointError as error:
             raise UsageError(
                 f"{dst} holds something other than {version.uri} ({error.reason}); name a new folder"
@@ -78,7 +78,7 @@ def download(uri: str, dst: Path, *, tracking_uri: str) -> Path:
         fetched, chosen = aside / "all", aside / "chosen"
         _fetch(version, fetched, tracking_uri)
         try:
-            _check_files(fetched, files)
+            check_files(fetched, files)
         except CheckpointError as error:
             raise CheckpointError(version.uri, error.reason) from None
         chosen.mkdir()
@@ -132,14 +132,6 @@ def show(name: str, *, tracking_uri: str, version: str) -> Version:
         kind = "version" if version.isdecimal() else "alias"
         raise UnknownNameError(f"{kind} of model {name!r}:", version, by_number if kind == "version" else model.aliases)
     return by_number[number]
-
-
-def _check_files(folder: Path, expected: dict[str, str]) -> None:
-    for name, checksum in expected.items():
-        if not (folder / name).is_file():
-            raise CheckpointError(str(folder), f"{name} is missing")
-        if file_sha256(folder / name) != checksum:
-            raise CheckpointError(str(folder), f"{name} has changed, its checksum is another")
 
 
 @contextmanager
