@@ -25,9 +25,10 @@ from vitrail.training.optimizer import build_optimizer
 BATCH = 4
 LOSS_RTOL = 1e-5
 STATISTICS_RTOL = 0.15
-DRIFT = {"losses": 1e-2, "acc_seg": 0.5, "grad_norm": 0.3, "param_norm": 1e-3, "param_delta_norm": 0.1}
-"""What float32 may be off by after the first step where a golden has no float64 figures to tell: three times what
-training a DeiT-S showed, relative for norms. Gradients behind a BatchNorm over two values make float32 chaotic."""
+DRIFT = {"losses": 5e-3, "acc_seg": 0.5, "grad_norm": 0.3, "param_norm": 1e-3, "param_delta_norm": 0.1}
+"""What float32 may be off by after the first step where a golden has no float64 figures to tell: for losses what the
+folder's README suggests, else three times what training a DeiT-S showed, relative for norms. Gradients behind a
+BatchNorm over two values make float32 chaotic."""
 FLOAT64_STEPS = None if "VITRAIL_REFERENCE_FLOAT64" in os.environ else 3
 
 
@@ -41,16 +42,16 @@ def test_training_follows_mmsegmentation(path: Path, rules: Rules, near: Callabl
     assert len(ours.weight_decay) == want["n_groups"]
 
     # The two precisions drift apart as steps go by: what a step may be off by is the largest distance up to it.
-    drift = np.where(np.arange(len(ours.lr)) > 0, DRIFT["losses"] / 3, 0.0)[:, None].repeat(len(want["loss_names"]), 1)
+    allowed = np.where(np.arange(len(ours.lr)) > 0, DRIFT["losses"], 0.0)[:, None].repeat(len(want["loss_names"]), 1)
     if "f64_losses" in want:
-        drift = np.maximum.accumulate(np.abs(want["losses"] - want["f64_losses"]))
+        allowed = 3 * np.maximum.accumulate(np.abs(want["losses"] - want["f64_losses"]))
     for i, name in enumerate(map(str, want["loss_names"])):
-        atol = 3 * drift[:, i]
+        atol = allowed[:, i]
         if name.endswith("acc_seg"):
             atol = atol + 50 * 100 / ours.labelled_pixels + (0.0 if "f64_losses" in want else DRIFT["acc_seg"])
         near(path, name, ours.losses[name], want["losses"][:, i], atol=atol, rtol=LOSS_RTOL)
-    total = drift[-1, list(want["loss_names"]).index("total")]
-    near(path, "loss after training", ours.final_loss, want["final_loss"], atol=3 * total, rtol=LOSS_RTOL)
+    total = allowed[-1, list(want["loss_names"]).index("total")]
+    near(path, "loss after training", ours.final_loss, want["final_loss"], atol=total, rtol=LOSS_RTOL)
 
     names = [str(name) for name in want["names"]]
     for key in ("grad_norm", "param_norm", "param_delta_norm"):

@@ -22,7 +22,7 @@ from vitrail.models.naming import to_mmseg
 from vitrail.models.segmentor import Segmentor
 
 LOSS_RTOL = 1e-5
-GRADIENT_RTOL = {"pooled": 1e-2, "heads": 2e-4}  # twice what is suggested for one side: both are float32
+GRADIENT_RTOL = {"pooled": 5e-3, "heads": 1e-4}
 
 
 @pytest.mark.slow
