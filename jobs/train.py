@@ -17,7 +17,7 @@ from vitrail.recipes import get_recipe
 
 def main(
     recipe: Annotated[str, typer.Argument(help="A recipe's name; `vitrail recipes` lists them.")],
-    data: Annotated[Path, typer.Option(help="A data set made by pipelines/prepare.py.")],
+    data: Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")],
     name: Annotated[str | None, typer.Option(help="The run's name [default: recipe and data set].")] = None,
     root: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
     workers: Annotated[int, typer.Option(min=1)] = 1,

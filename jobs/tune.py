@@ -15,7 +15,7 @@ from vitrail.recipes import NECKS, get_recipe
 
 def main(
     recipe: Annotated[str, typer.Argument(help="The recipe that trials vary.")],
-    data: Annotated[Path, typer.Option(help="A data set made by pipelines/prepare.py.")],
+    data: Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")],
     neck: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(NECKS)} [default: all].")] = None,
     schedule: Annotated[list[str] | None, typer.Option(help="poly, linear_poly, cosine or constant.")] = None,
     peak_lr: Annotated[list[float] | None, typer.Option(help="[default: the recipe's]")] = None,

@@ -7,7 +7,6 @@ ADE20K's, classes.csv (index,name[,red,green,blue]). Run it again after an inter
 """
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,8 +23,8 @@ _FAULTS_SHOWN = 10
 
 
 def main(
-    src: Annotated[Path, typer.Argument(help="Folder with images/ and annotations/.")],
-    dst: Annotated[Path, typer.Argument(help="Folder to write the data set to.")],
+    src: Annotated[str, typer.Argument(help="Folder, s3:// or gs:// with images/ and annotations/.")],
+    dst: Annotated[str, typer.Argument(help="Folder, s3:// or gs:// to write the data set to.")],
     on_error: Annotated[OnError, typer.Option(help="What to do when samples are at fault.")] = "stop",
     shard_size_mb: Annotated[int, typer.Option(min=1, help="Source bytes per shard.")] = DEFAULT_SHARD_SIZE_BYTES >> 20,
     overwrite: Annotated[bool, typer.Option(help="Replace another data set in DST.")] = False,
@@ -57,7 +56,7 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _report(console: Console, manifest: Manifest, src: Path, dst: Path, *, seconds: float) -> None:
+def _report(console: Console, manifest: Manifest, src: str, dst: str, *, seconds: float) -> None:
     table = Table(title=f"{manifest.name}: {manifest.num_classes} classes ({read_classes(src).source})")
     for heading in ("split", "images", "shards", "MB", "classes seen", "unlabelled pixels"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
@@ -72,7 +71,7 @@ def _report(console: Console, manifest: Manifest, src: Path, dst: Path, *, secon
         console.print(f"left out: {fault}", style="yellow", soft_wrap=True, highlight=False)
     if len(manifest.faults) > _FAULTS_SHOWN:
         more = len(manifest.faults) - _FAULTS_SHOWN
-        console.print(f"left out: {more} more, listed in {dst / 'manifest.json'}", style="yellow", soft_wrap=True)
+        console.print(f"left out: {more} more, listed in {dst}/manifest.json", style="yellow", soft_wrap=True)
     console.print(f"{dst} is ready: fingerprint {manifest.fingerprint}, {seconds:.1f} s", soft_wrap=True)
 
 

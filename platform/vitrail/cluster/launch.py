@@ -6,13 +6,14 @@ from pathlib import Path
 from vitrail.cluster.runtime import cpu_share
 from vitrail.config import Recipe, RunConfig, TrackingConfig
 from vitrail.data.manifest import Manifest
+from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
 from vitrail.tracking.store import default_tracking_uri
 
 
 def plan_run(
     recipe: Recipe,
-    data: Path,
+    data: Place,
     *,
     root: Path,
     name: str | None = None,
@@ -44,7 +45,7 @@ def plan_run(
     return RunConfig(
         name=name,
         recipe=recipe.with_classes(manifest.num_classes),
-        data=str(data.resolve()),
+        data=str(Folder.at(data)),
         data_fingerprint=manifest.fingerprint,
         folder=str((root / name).resolve()),
         seed=seed,

@@ -106,7 +106,7 @@ class Reporter:
         """Log what the model makes of a few fixed validation images."""
         if self._rank != 0 or isinstance(self._tracker, NullTracker):
             return
-        reader = ShardReader(Path(self._config.data), "validation")
+        reader = ShardReader(self._config.data, "validation")
         count = min(NUM_PICTURES, len(reader))
         for index in (len(reader) * k // count for k in range(count)):
             sample = reader[index]

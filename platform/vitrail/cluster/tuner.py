@@ -14,6 +14,7 @@ from rich.table import Table
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.trainer import finished_result, read_result, train
 from vitrail.config import Recipe, RunConfig, Strict, override
+from vitrail.data.storage import Place
 from vitrail.errors import UsageError, VitrailError
 from vitrail.recipes import with_neck
 from vitrail.tracking.tracker import start_run
@@ -91,7 +92,7 @@ class SweepResult:
 def sweep(
     base: Recipe,
     space: SearchSpace,
-    data: Path,
+    data: Place,
     *,
     root: Path,
     name: str,

@@ -103,7 +103,7 @@ class TrainWorker:
             state = load_state(checkpoint)
             optimizer.load_state_dict(state["optimizer"])
             first_step = state["step"]
-        manifest = Manifest.load(Path(config.data))
+        manifest = Manifest.load(config.data)
         return cls(config, manifest, rank, world_size, device, segmentor, model, optimizer, first_step, start)
 
     @property
@@ -114,7 +114,7 @@ class TrainWorker:
     def stream(self) -> BatchStream:
         """This worker's share of every global batch from the first step on."""
         return BatchStream(
-            ShardReader(Path(self.config.data), "training"),
+            ShardReader(self.config.data, "training"),
             self.config.recipe.transforms,
             seed=self.config.seed,
             global_batch=self.config.recipe.global_batch,
@@ -160,7 +160,7 @@ class TrainWorker:
 
     def _evaluate(self) -> Evaluation:
         self._share_buffers()
-        reader = ShardReader(Path(self.config.data), "validation")
+        reader = ShardReader(self.config.data, "validation")
         mine = (reader[index] for index in range(self.rank, len(reader), self.world_size))
         samples = ((sample.image, sample.label) for sample in mine)
         evaluation = evaluate(self.predictor, samples, self.manifest.num_classes)

@@ -9,13 +9,15 @@ Without `classes.csv` the classes are ADE20K's.
 
 import colorsys
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from vitrail.config import IGNORE_INDEX, Strict
 from vitrail.data import ade20k
 from vitrail.data.manifest import Fault
+from vitrail.data.storage import Entry, Folder, Place
 from vitrail.errors import DataError, UsageError
 
 SPLITS = ("training", "validation")
@@ -54,23 +56,24 @@ class Classes:
 class Layout:
     """What a source folder holds."""
 
-    folder: Path
+    folder: Folder
     classes: Classes
     splits: dict[str, tuple[Pair, ...]]
     faults: tuple[Fault, ...] = field(default=())
     """Images without mask, masks without image, and names that occur twice."""
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(place: Place) -> Layout:
     """List the pairs of every split that exists, sorted by name.
 
     Raises:
         UsageError: the folder is missing or has not the layout.
         DataError: `classes.csv` cannot be understood.
     """
-    if not folder.is_dir():
+    folder = Folder.at(place)
+    if not folder.is_folder():
         raise UsageError(f"{folder} is not a folder; give the one that holds images/ and annotations/")
-    names = [name for name in SPLITS if (folder / "images" / name).is_dir()]
+    names = [name for name in SPLITS if folder.is_folder(f"images/{name}")]
     if not names:
         raise UsageError(
             f"{folder} has neither images/training nor images/validation; "
@@ -85,17 +88,17 @@ def read_layout(folder: Path) -> Layout:
     return Layout(folder=folder, classes=read_classes(folder), splits=splits, faults=tuple(faults))
 
 
-def read_classes(folder: Path) -> Classes:
-    """The classes of `folder/classes.csv`, or ADE20K's where there is no such file."""
-    path = folder / "classes.csv"
-    if not path.is_file():
+def read_classes(place: Place) -> Classes:
+    """The classes of the folder's `classes.csv`, or ADE20K's where there is no such file."""
+    folder = Folder.at(place)
+    path = f"{folder}/classes.csv"
+    if folder.size_bytes("classes.csv") is None:
         return Classes(
             names=ade20k.CLASSES, palette=ade20k.PALETTE, source="no classes.csv: ADE20K's 150 classes assumed"
         )
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = list(reader.fieldnames or ()), list(reader)
+        reader = csv.DictReader(io.StringIO(folder.read("classes.csv").decode("utf-8-sig"), newline=""))
+        columns, rows = list(reader.fieldnames or ()), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a UTF-8 CSV file: {error}") from None
     return _parse_classes(path, columns, rows)
@@ -112,9 +115,9 @@ def distinct_colours(count: int) -> tuple[Colour, ...]:
     return tuple(colours)
 
 
-def _read_split(folder: Path, split: str) -> tuple[tuple[Pair, ...], list[Fault]]:
-    images = _files(folder / "images" / split, IMAGE_SUFFIXES)
-    labels = dict(_files(folder / "annotations" / split, (".png",)))
+def _read_split(folder: Folder, split: str) -> tuple[tuple[Pair, ...], list[Fault]]:
+    images = _files(folder, f"images/{split}", IMAGE_SUFFIXES)
+    labels = dict(_files(folder, f"annotations/{split}", (".png",)))
     pairs: list[Pair] = []
     faults: list[Fault] = []
     used: set[str] = set()
@@ -125,33 +128,31 @@ def _read_split(folder: Path, split: str) -> tuple[tuple[Pair, ...], list[Fault]
         elif stem not in labels:
             faults.append(Fault(path=image_name, reason=f"has no {label_name}"))
         else:
-            pairs.append(_pair(folder, stem, image_name, f"annotations/{split}/{labels[stem].name}"))
+            pairs.append(_pair(stem, split, image, labels[stem]))
         used.add(stem)
     orphans = [labels[stem].name for stem in labels if stem not in used]
     faults += [Fault(path=f"annotations/{split}/{name}", reason=f"has no image in images/{split}") for name in orphans]
     return tuple(pairs), faults
 
 
-def _pair(folder: Path, stem: str, image: str, label: str) -> Pair:
-    stats = [(folder / name).stat() for name in (image, label)]
+def _pair(stem: str, split: str, image: Entry, label: Entry) -> Pair:
     return Pair(
         id=stem,
-        image=image,
-        label=label,
-        size_bytes=sum(stat.st_size for stat in stats),
-        modified_ns=max(stat.st_mtime_ns for stat in stats),
+        image=f"images/{split}/{image.name}",
+        label=f"annotations/{split}/{label.name}",
+        size_bytes=image.size_bytes + label.size_bytes,
+        modified_ns=max(image.modified_ns, label.modified_ns),
     )
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> list[tuple[str, Path]]:
-    """(stem, path) of the visible files with one of the suffixes, in any case, sorted by name."""
-    if not folder.is_dir():
-        return []
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")]
-    return sorted((path.stem, path) for path in paths)
+def _files(folder: Folder, name: str, suffixes: Sequence[str]) -> list[tuple[str, Entry]]:
+    """(stem, file) of the visible files with one of the suffixes, in any case, sorted by name."""
+    paths = [(PurePosixPath(entry.name), entry) for entry in folder.files(name)]
+    kept = [(p.stem, entry) for p, entry in paths if p.suffix.lower() in suffixes and not p.name.startswith(".")]
+    return sorted(kept, key=lambda item: (item[0], item[1].name))
 
 
-def _parse_classes(path: Path, columns: list[str], rows: list[dict[str, str]]) -> Classes:
+def _parse_classes(path: str, columns: list[str], rows: list[dict[str, str]]) -> Classes:
     known = {"index", "name", "red", "green", "blue"}
     unknown, missing = [c for c in columns if c not in known], [c for c in ("index", "name") if c not in columns]
     if unknown or missing:
@@ -177,11 +178,11 @@ def _parse_classes(path: Path, columns: list[str], rows: list[dict[str, str]]) -
     return Classes(names=names, palette=palette, raw_offset=first, source="classes.csv")
 
 
-def _colour(path: Path, row: dict[str, str]) -> Colour:
+def _colour(path: str, row: dict[str, str]) -> Colour:
     return _number(path, row, "red", 0, 255), _number(path, row, "green", 0, 255), _number(path, row, "blue", 0, 255)
 
 
-def _number(path: Path, row: dict[str, str], column: str, low: int, high: int) -> int:
+def _number(path: str, row: dict[str, str], column: str, low: int, high: int) -> int:
     text = row[column]
     try:
         value = int(text)

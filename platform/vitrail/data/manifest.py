@@ -1,18 +1,18 @@
 """The manifest of a prepared data set: what its shards hold, written last. A folder without one is not a data set.
 
-manifest = Manifest.load(Path("data/ade20k"))
+manifest = Manifest.load("data/ade20k")
 manifest.num_classes, manifest.splits["validation"].num_samples
 """
 
 import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, ValidationError, model_validator
 
 from vitrail.config import Strict
-from vitrail.data.files import write_aside
+from vitrail.data.storage import Folder, Place, StorageError
 from vitrail.errors import DataError, UsageError
 
 FORMAT_VERSION = 1
@@ -93,21 +93,21 @@ class Manifest(Strict):
         return self
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Place) -> Self:
         """The manifest in `folder`.
 
         Raises:
             UsageError: the folder is missing, or is not a data set.
             DataError: written by a newer version, damaged, or naming files outside the folder.
         """
-        path = Path(folder) / MANIFEST_NAME
-        if not path.is_file():
-            state = "has no manifest.json, so it is not a data set" if Path(folder).is_dir() else "does not exist"
+        place = Folder.at(folder)
+        if place.size_bytes(MANIFEST_NAME) is None:
+            state = "has no manifest.json, so it is not a data set" if place.is_folder() else "does not exist"
             raise UsageError(f"{folder} {state}; make one with: pipelines/prepare.py SRC {folder}")
-        return cls._validated(path, _read_json(path))
+        return cls._validated(f"{place}/{MANIFEST_NAME}", _read_json(place))
 
     @classmethod
-    def _validated(cls, path: Path, content: dict[str, Any]) -> Self:
+    def _validated(cls, path: str, content: dict[str, Any]) -> Self:
         version = content.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
@@ -128,9 +128,9 @@ class Manifest(Strict):
         """The same manifest with its fingerprint filled in."""
         return self.model_copy(update={"fingerprint": self._fingerprint()})
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Place) -> None:
         """Write `folder/manifest.json`, aside and then renamed."""
-        write_aside(folder / MANIFEST_NAME, (self.model_dump_json(indent=1) + "\n").encode())
+        Folder.at(folder).write(MANIFEST_NAME, (self.model_dump_json(indent=1) + "\n").encode())
 
     def split(self, name: str) -> Split:
         """The split called `name`.
@@ -147,9 +147,12 @@ class Manifest(Strict):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(folder: Folder) -> dict[str, Any]:
+    path = f"{folder}/{MANIFEST_NAME}"
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(folder.read(MANIFEST_NAME))
+    except OSError as error:
+        raise StorageError(path, str(error)) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not readable JSON ({error}); prepare the data set again, with --overwrite"

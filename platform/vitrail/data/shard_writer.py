@@ -7,7 +7,6 @@ workers write them. Beside each finished shard lies a small JSON report; a rerun
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +15,10 @@ from pydantic import ValidationError
 
 from vitrail.config import IGNORE_INDEX, Strict
 from vitrail.data.codec import UInt8Array, check_image, decode_image, decode_raw_label, encode_label
-from vitrail.data.files import write_aside
 from vitrail.data.layout import Layout, Pair
 from vitrail.data.manifest import FORMAT_VERSION, Fault, Manifest, Shard, Split
 from vitrail.data.shards import SCHEMA, frame_crc32, sample_crc32
+from vitrail.data.storage import Folder, Place
 from vitrail.errors import DataError
 
 
@@ -60,12 +59,12 @@ def plan_shards(layout: Layout, *, shard_size_bytes: int) -> list[ShardPlan]:
     return plans
 
 
-def write_shard(plan: ShardPlan, *, source: Path, folder: Path) -> ShardReport:
+def write_shard(plan: ShardPlan, *, source: Place, folder: Place) -> ShardReport:
     """Write the shard and, after it, its report; faulty samples are left out and reported with their reasons.
 
     A shard whose report is there, with the plan's signature and the bytes it speaks of, is left as it is.
     """
-    sidecar = folder / f"{plan.name}.json"
+    source, folder, sidecar = Folder.at(source), Folder.at(folder), f"{plan.name}.json"
     finished = _finished(sidecar, plan, folder)
     if finished is not None:
         return finished
@@ -75,7 +74,7 @@ def write_shard(plan: ShardPlan, *, source: Path, folder: Path) -> ShardReport:
     shard = None
     if rows.ids:
         data, shard = _serialise(rows, f"{plan.name}.arrow")
-        write_aside(folder / shard.path, data)
+        folder.write(shard.path, data)
     report = ShardReport(
         signature=plan.digest(),
         shard=shard,
@@ -83,7 +82,7 @@ def write_shard(plan: ShardPlan, *, source: Path, folder: Path) -> ShardReport:
         ignored_pixels=int(rows.pixels[IGNORE_INDEX]),
         faults=tuple(rows.faults),
     )
-    write_aside(sidecar, report.model_dump_json().encode())
+    folder.write(sidecar, report.model_dump_json().encode())
     return report
 
 
@@ -139,40 +138,38 @@ def _cut(pairs: Iterable[Pair], shard_size_bytes: int) -> list[list[Pair]]:
     return groups
 
 
-def _finished(sidecar: Path, plan: ShardPlan, folder: Path) -> ShardReport | None:
+def _finished(sidecar: str, plan: ShardPlan, folder: Folder) -> ShardReport | None:
     """The report of an earlier run, if the shard need not be written again."""
     try:
-        report = ShardReport.model_validate_json(sidecar.read_bytes())
+        report = ShardReport.model_validate_json(folder.read(sidecar))
     except (OSError, ValidationError):
         return None
     if report.signature != plan.digest():
         return None
-    if report.shard is not None:
-        path = folder / report.shard.path
-        if not path.is_file() or path.stat().st_size != report.shard.size_bytes:
-            return None
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != report.shard.sha256:
-                return None
+    shard = report.shard
+    if shard is None:
+        return report
+    if folder.size_bytes(shard.path) != shard.size_bytes or folder.sha256(shard.path) != shard.sha256:
+        return None
     return report
 
 
-def _add_pair(rows: _Rows, pair: Pair, plan: ShardPlan, source: Path) -> None:
+def _add_pair(rows: _Rows, pair: Pair, plan: ShardPlan, source: Folder) -> None:
     """Add a sample to the rows, or the reason why not to the faults."""
     at_fault = pair.image
     try:
-        image = (source / pair.image).read_bytes()
+        image = source.read(pair.image)
         check_image(image)
         size = decode_image(image).shape[:2]
         at_fault = pair.label
-        label = _train_ids(decode_raw_label((source / pair.label).read_bytes()), plan)
+        label = _train_ids(decode_raw_label(source.read(pair.label)), plan)
         if label.shape != size:
             raise DataError(f"is {_words(label.shape)} (width x height) and its image {_words(size)}")
     except DataError as error:
         rows.faults.append(Fault(path=at_fault, reason=str(error)))
         return
     except OSError as error:
-        rows.faults.append(Fault(path=at_fault, reason=f"cannot be read ({error.strerror})"))
+        rows.faults.append(Fault(path=at_fault, reason=f"cannot be read ({error.strerror or error})"))
         return
     rows.ids.append(pair.id)
     rows.images.append(image)

@@ -1,10 +1,13 @@
 """Reads prepared samples in any order: each shard is an Arrow file, mapped into memory and checked as it is read.
 
-    reader = ShardReader(Path("data/ade20k"), "training")
+    reader = ShardReader("data/ade20k", "training")
     sample = reader[123]        # sample.image (H, W, 3) RGB, sample.label (H, W) train ids
 
-A row costs its own pages only. The bytes that hold a shard together are checked when it is opened, each sample's own
-bytes when it is read: damage is an error, never another picture.
+A row costs its own pages only. Shards of an object store are fetched whole when first touched, into the folder that
+`VITRAIL_CACHE` names (`~/.cache/vitrail`).
+
+The bytes that hold a shard together are checked when it is opened, each sample's own bytes when it is read: damage is
+an error, never another picture.
 """
 
 import zlib
@@ -18,6 +21,8 @@ import pyarrow as pa
 
 from vitrail.data.codec import UInt8Array, decode_image, decode_label
 from vitrail.data.manifest import Manifest, Shard
+from vitrail.data.shard_cache import fetch_shard
+from vitrail.data.storage import Folder, Place
 from vitrail.errors import DataError
 
 SCHEMA = pa.schema(
@@ -55,8 +60,8 @@ class DamagedShardError(DataError):
 class ShardReader:
     """Random access to the samples of one split. Safe to share between threads; pickles as its folder and split."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder, self.split = Path(folder), split
+    def __init__(self, folder: Place, split: str) -> None:
+        self.folder, self.split = Folder.at(folder), split
         self.manifest = Manifest.load(self.folder)
         self._shards = self.manifest.split(split).shards
         self._ends = np.cumsum([shard.rows for shard in self._shards], dtype=np.int64)
@@ -75,7 +80,7 @@ class ShardReader:
         name = batch.column("id")[row].as_py()
         image, label = (batch.column(column)[row].as_buffer() for column in ("image", "label"))
         if sample_crc32(image, label) != batch.column("crc32")[row].as_py():
-            raise DamagedShardError(str(self.folder / shard.path), f"sample {name!r} fails its checksum")
+            raise DamagedShardError(f"{self.folder}/{shard.path}", f"sample {name!r} fails its checksum")
         return Sample(id=name, image=decode_image(memoryview(image)), label=decode_label(memoryview(label)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,11 +105,15 @@ class ShardReader:
         shard = self._shards[number]
         return self._batch(number), index - int(self._ends[number]) + shard.rows, shard
 
+    def _on_disk(self, shard: Shard) -> Path:
+        local = self.folder.local
+        return local / shard.path if local else fetch_shard(self.folder, shard, self.manifest.fingerprint)
+
     def _batch(self, number: int) -> Any:
         # Two threads may both open a shard; either mapping will do.
         if number not in self._batches:
             shard = self._shards[number]
-            self._batches[number] = _open_shard(self.folder / shard.path, shard)
+            self._batches[number] = _open_shard(self._on_disk(shard), shard)
         return self._batches[number]
 
 
