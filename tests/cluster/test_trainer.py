@@ -78,6 +78,17 @@ def test_more_workers_than_cpus_are_refused_at_once(ray_session: None, tiny_data
         train(config, show=False)
 
 
+def test_unusable_start_is_refused_before_the_folder_is_taken(
+    ray_session: None, tiny_data: Path, tmp_path: Path
+) -> None:
+    wide = override(tiny(), ["model.backbone.embed_dim=192"])
+    export_weights(Segmentor(wide.model), tmp_path / "wide.safetensors", format="timm")
+    config = plan_run(tiny(pretrained=str(tmp_path / "wide.safetensors")), tiny_data, root=tmp_path)
+    with pytest.raises(UsageError, match="different architectures"):
+        train(config, show=False)
+    assert not Path(config.folder).exists()
+
+
 def test_batch_that_cannot_be_split_is_refused(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"global_batch=4 cannot be split over 3 workers.*global_batch=3"):
         plan_run(tiny(), tiny_data, root=tmp_path, workers=3)

@@ -82,9 +82,11 @@ def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbac
 
     Raises:
         RunExistsError: the folder holds a run and `resume` is off, or a run of another identity.
+        CoverageError, PretrainedUnavailableError, WeightFileError: the weights to start from cannot be used.
         InfeasibleError: the cluster cannot hold the workers.
         TrainingError: workers failed more often than `config.max_failures` allows.
     """
+    _check_start(config)
     claim_folder(config, resume=resume)
     finished = finished_result(config)
     if finished is not None:
@@ -157,6 +159,18 @@ def claim_folder(config: RunConfig, *, resume: bool) -> None:
         aside.rename(path)
     except OSError as error:
         raise UsageError(f"cannot write the run's folder {config.folder}: {error.strerror}") from error
+
+
+def _check_start(config: RunConfig) -> None:
+    """Try the pretrained weights on the model before workers, whose start costs minutes, and the folder are taken."""
+    source = config.recipe.pretrained
+    if source is None or latest_checkpoint(Path(config.folder) / CHECKPOINTS) is not None:
+        return
+    from vitrail.models.segmentor import Segmentor  # late: the controller loads this module too, without timm
+    from vitrail.models.weights import load_pretrained
+
+    coverage = load_pretrained(Segmentor(config.recipe.model), source)
+    print(f"starts from {source}: {coverage.backbone:.2%} of the backbone's parameters", flush=True)
 
 
 def _enter_worker(settings: dict[str, Any]) -> None:
