@@ -1,6 +1,9 @@
 """Score a model on a split of a data set.
 
-uv run jobs/evaluate.py models:/camvid@champion --data DIR
+    uv run jobs/evaluate.py models:/camvid@champion --data DIR
+
+MODEL may also be a checkpoint's folder, or a file that `vitrail weights import` wrote, so that a published
+mmsegmentation model is scored as it was published.
 """
 
 import json
@@ -13,10 +16,16 @@ from vitrail.errors import exit_codes
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, or models:/NAME@alias or models:/NAME/VERSION.")],
-    data: Annotated[Path, typer.Option(help="A data set made by pipelines/prepare.py.")],
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint folder, imported file, or models:/NAME@alias (or /VERSION).")
+    ],
+    data: Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")],
     split: str = "validation",
     ms_flip: Annotated[bool, typer.Option(help="Average over six scales, each also mirrored.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Test otherwise: inference.kind=slide, ms_flip.relative_to=image, …"),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Write the scores here as JSON too.")] = None,
@@ -28,15 +37,25 @@ def main(
     with exit_codes():
         from vitrail.cluster.evaluate import evaluate_model, print_scores
         from vitrail.cluster.runtime import ray_cluster
+        from vitrail.data.manifest import Manifest
+        from vitrail.evaluation.trained import open_model
         from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.store import default_tracking_uri
 
-        checkpoint = fetch_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
+        path = fetch_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
+        segmentor, described = open_model(path)
+        described = described.tested_as(set_ or [])
         with ray_cluster(address):
             record = evaluate_model(
-                checkpoint, data, split=split, ms_flip=ms_flip, workers=workers, gpus_per_worker=gpus_per_worker
+                segmentor,
+                described,
+                data,
+                split=split,
+                ms_flip=ms_flip,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
             )
-        print_scores(checkpoint, record)
+        print_scores(described, Manifest.load(data).classes, record)
         if out is not None:
             out.write_text(json.dumps(record.model_dump(mode="json"), indent=1))
 

@@ -52,6 +52,7 @@ def main(
         from vitrail.cluster.tuner import SearchSpace, print_trials, sweep
         from vitrail.data.manifest import MANIFEST_NAME
         from vitrail.data.scenes import draw_scenes
+        from vitrail.evaluation.trained import open_model
         from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.promotion import CHAMPION, promote
         from vitrail.tracking.registry import get_model
@@ -81,10 +82,10 @@ def main(
                 if get_model(MODEL, tracking_uri=uri).aliases.get(CHAMPION) != version.number:
                     promote(MODEL, version.number, tracking_uri=uri)
             with stage("Evaluate", "the champion, fetched from the registry"):
-                champion = fetch_model(f"models:/{MODEL}@champion", root=root, tracking_uri=uri)
-                scores = evaluate_model(champion, data, workers=workers)
+                champion = open_model(fetch_model(f"models:/{MODEL}@champion", root=root, tracking_uri=uri))
+                scores = evaluate_model(*champion, data, workers=workers)
             with stage("Predict", "the validation images, with Ray Data"):
-                predict_folder(champion, scenes / "images" / "validation", root / "predictions", workers=workers)
+                predict_folder(*champion, scenes / "images" / "validation", root / "predictions", workers=workers)
 
         assert version.run_id is not None
         before = metric_history(uri, version.run_id, "val/mIoU")[0][1]

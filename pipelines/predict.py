@@ -14,7 +14,9 @@ from vitrail.errors import exit_codes
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, or models:/NAME@alias or models:/NAME/VERSION.")],
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint folder, imported file, or models:/NAME@alias (or /VERSION).")
+    ],
     images: Annotated[Path, typer.Argument(help="A folder of JPEG or PNG images.")],
     out: Annotated[Path, typer.Argument(help="Folder to write to.")],
     workers: Annotated[int, typer.Option(min=1)] = 1,
@@ -27,12 +29,14 @@ def main(
     with exit_codes():
         from vitrail.cluster.predict import UnreadableImagesError, predict_folder
         from vitrail.cluster.runtime import ray_cluster
+        from vitrail.evaluation.trained import open_model
         from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.store import default_tracking_uri
 
-        checkpoint = fetch_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
+        path = fetch_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
+        trained = open_model(path)
         with ray_cluster(address):
-            result = predict_folder(checkpoint, images, out, workers=workers, gpus_per_worker=gpus_per_worker)
+            result = predict_folder(*trained, images, out, workers=workers, gpus_per_worker=gpus_per_worker)
         print(f"{len(result.written)} images segmented: {out / 'labels'}, {out / 'overlays'}")
         if result.faults:
             raise UnreadableImagesError(result.faults)

@@ -208,6 +208,16 @@ class SlideInferenceConfig(Strict):
     stride: PositiveInt = 341
 
 
+class MsFlipConfig(Strict):
+    """Softmax averaged over scales, each as it is and mirrored. Defaults are those of the published ms+flip column."""
+
+    ratios: tuple[PositiveFloat, ...] = Field(default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), min_length=1)
+    flip: bool = True
+    relative_to: Literal["test_scale", "image"] = "test_scale"
+    """What the ratios multiply: `transforms.scale` (mmsegmentation 0.x `MultiScaleFlipAug`, which made the published
+    numbers) or the image's own size (1.x `tta_pipeline` with `scale_factor`)."""
+
+
 Inference = Annotated[WholeInferenceConfig | SlideInferenceConfig, Field(discriminator="kind")]
 
 
@@ -229,6 +239,8 @@ class Recipe(Strict):
     schedule: Schedule = PolySchedule()
     transforms: TransformConfig = TransformConfig()
     inference: Inference = WholeInferenceConfig()
+    ms_flip: MsFlipConfig = MsFlipConfig()
+    """What `--ms-flip` does at evaluation."""
     total_steps: PositiveInt
     global_batch: PositiveInt = 16
     val_interval: PositiveInt
@@ -266,7 +278,7 @@ class RunConfig(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.\-]*$")]
     recipe: Recipe
     data: str
-    """Absolute path of a prepared data set."""
+    """Absolute path or URI of a prepared data set."""
     data_fingerprint: str
     folder: str
     """Absolute path of the run's own folder, reachable from every worker."""

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vitrail.config import SlideInferenceConfig, WholeInferenceConfig
+from vitrail.config import SlideInferenceConfig, WholeInferenceConfig, override
 from vitrail.errors import UsageError
 from vitrail.evaluation.inference import (
     MultiScaleFlip,
@@ -14,7 +14,9 @@ from vitrail.evaluation.inference import (
     SlideInference,
     WholeInference,
     build_inference,
+    build_ms_flip,
 )
+from vitrail.recipes import get_recipe
 
 
 class Recorder(nn.Module):
@@ -112,3 +114,14 @@ def test_multi_scale_flip_sees_both_directions() -> None:
 def test_logits_of_half_precision_are_interpolated_in_float32() -> None:
     x = torch.randn(1, 3, 8, 8, dtype=torch.bfloat16)
     assert WholeInference()(nn.AvgPool2d(2), x, (8, 8)).dtype == torch.float32
+
+
+def test_recipe_chooses_what_the_scales_of_ms_flip_are_relative_to() -> None:
+    recipe = get_recipe("upernet_vit-nano_128x128_1k")
+    published = build_ms_flip(recipe)
+    assert published.view_sizes(300, 400)[0] == (64, 85)  # half of 128, the test scale's short side
+    newer = build_ms_flip(
+        override(recipe, ["ms_flip.relative_to=image", "ms_flip.ratios=[0.5,1]", "ms_flip.flip=false"])
+    )
+    assert newer.view_sizes(300, 400) == [(150, 200), (300, 400)]
+    assert not newer.flip

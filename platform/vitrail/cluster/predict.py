@@ -6,16 +6,18 @@ from typing import Any
 
 import cv2
 import numpy as np
+import ray
 import ray.data
 import torch
 
-from vitrail.checkpoint import read_info
 from vitrail.cluster.runtime import check_feasible, cpu_share
 from vitrail.data.codec import check_image, decode_image
 from vitrail.data.files import make_writable, write_aside
 from vitrail.errors import DataError, UsageError
 from vitrail.evaluation.pictures import overlay
-from vitrail.training.checkpoint import load_predictor
+from vitrail.evaluation.predictor import Predictor
+from vitrail.evaluation.trained import TrainedModel
+from vitrail.models.segmentor import Segmentor
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 _IMAGES_PER_TASK = 8
@@ -42,14 +44,19 @@ class Prediction:
 
 
 def predict_folder(
-    checkpoint: Path, images: Path, out: Path, *, workers: int = 1, gpus_per_worker: float = 0.0
+    model: Segmentor,
+    described: TrainedModel,
+    images: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    gpus_per_worker: float = 0.0,
 ) -> Prediction:
-    """Segment every image directly in `images` into `out`; Ray must be started.
+    """Segment every image directly in `images` into `out` with a model of `open_model`; Ray must be started.
 
     `out/labels/STEM.png` holds raw ids (8 bits; train id + 1 where the data set reserves 0 for "unlabelled"),
     `out/overlays/STEM.jpg` the image under the classes' colours.
     """
-    read_info(checkpoint)
     if not images.is_dir():
         raise UsageError(f"{images} is not a folder of images")
     paths = sorted(path for path in images.iterdir() if path.suffix.lower() in _SUFFIXES)
@@ -66,7 +73,7 @@ def predict_folder(
         ray.data.from_items([{"path": str(path.resolve())} for path in paths], override_num_blocks=blocks)
         .map_batches(
             _ImagePredictor,
-            fn_constructor_args=(str(checkpoint.resolve()), str(out.resolve()), cpus),
+            fn_constructor_args=(ray.put((model, described)), str(out.resolve()), cpus),
             batch_size=_IMAGES_PER_TASK,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cpus,
@@ -81,10 +88,11 @@ def predict_folder(
 class _ImagePredictor:
     """One worker's model; a call predicts and writes a batch of images."""
 
-    def __init__(self, checkpoint: str, out: str, threads: int) -> None:
+    def __init__(self, trained: ray.ObjectRef, out: str, threads: int) -> None:
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._predictor, self._info = load_predictor(Path(checkpoint), device)
+        model, self._described = ray.get(trained)
+        self._predictor = Predictor(model.to(device), self._described.recipe, device)
         self._out = Path(out)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -100,8 +108,8 @@ class _ImagePredictor:
         except (OSError, DataError) as error:
             return str(error)
         label = self._predictor(image)
-        raw = label + np.uint8(self._info.reduce_zero_label)
-        colours = overlay(image, label, self._info.palette)
+        raw = label + np.uint8(self._described.reduce_zero_label)
+        colours = overlay(image, label, self._described.palette)
         _write_image(self._out / "labels" / f"{path.stem}.png", raw)
         _write_image(self._out / "overlays" / f"{path.stem}.jpg", cv2.cvtColor(colours, cv2.COLOR_RGB2BGR))
         return ""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from vitrail.config import Inference, SlideInferenceConfig
+from vitrail.config import Inference, Recipe, SlideInferenceConfig
 from vitrail.errors import UsageError
 from vitrail.models.layers import full_precision, resize
 
@@ -34,6 +34,17 @@ def build_inference(config: Inference) -> InferenceMode:
     if isinstance(config, SlideInferenceConfig):
         return SlideInference(crop_size=config.crop_size, stride=config.stride)
     return WholeInference()
+
+
+def build_ms_flip(recipe: Recipe) -> "MultiScaleFlip":
+    """The multi-scale and flip inference that a recipe describes, around its own inference."""
+    config = recipe.ms_flip
+    return MultiScaleFlip(
+        inference=build_inference(recipe.inference),
+        sizes=ScaleToOriginal() if config.relative_to == "image" else ScaleToBounds(recipe.transforms.scale),
+        ratios=config.ratios,
+        flip=config.flip,
+    )
 
 
 @dataclass(frozen=True)

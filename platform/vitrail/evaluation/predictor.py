@@ -11,7 +11,7 @@ from torch import Tensor
 from vitrail.config import Recipe
 from vitrail.data.geometry import resize_image
 from vitrail.data.transforms import resize_for_test
-from vitrail.evaluation.inference import MultiScaleFlip, ScaleToBounds, build_inference
+from vitrail.evaluation.inference import build_inference, build_ms_flip
 from vitrail.evaluation.metrics import ConfusionMatrix
 from vitrail.models.normalize import normalize
 from vitrail.models.segmentor import Segmentor
@@ -25,7 +25,7 @@ LabelMap = NDArray[np.uint8]
 class Predictor:
     """A model with its recipe's resize, normalisation and inference around it.
 
-    With `ms_flip`, softmax is averaged over six scales and their mirror images instead.
+    With `ms_flip`, softmax is averaged over the scales of `recipe.ms_flip` and their mirror images instead.
     """
 
     def __init__(
@@ -35,8 +35,7 @@ class Predictor:
         self.device = torch.device(device)
         self._transforms = recipe.transforms
         self._inference = build_inference(recipe.inference)
-        sizes = ScaleToBounds(recipe.transforms.scale)
-        self._ms_flip = MultiScaleFlip(inference=self._inference, sizes=sizes) if ms_flip else None
+        self._ms_flip = build_ms_flip(recipe) if ms_flip else None
 
     @torch.inference_mode()
     def scores(self, image: Image) -> Tensor:

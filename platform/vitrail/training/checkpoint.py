@@ -16,18 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitrail import __version__
-from vitrail.checkpoint import (
-    INFO,
-    STATE,
-    WEIGHTS,
-    CheckpointInfo,
-    ScoreRecord,
-    file_sha256,
-    read_info,
-    verify,
-)
-from vitrail.evaluation.predictor import Evaluation, Predictor
-from vitrail.models.segmentor import Segmentor
+from vitrail.checkpoint import INFO, STATE, WEIGHTS, CheckpointInfo, ScoreRecord, file_sha256
+from vitrail.evaluation.predictor import Evaluation
 
 
 def save_checkpoint(
@@ -70,24 +60,6 @@ def load_state(folder: Path) -> dict[str, Any]:
     """The training state: optimiser and step."""
     state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
     return state
-
-
-def load_segmentor(folder: Path) -> tuple[Segmentor, CheckpointInfo]:
-    """The verified model in eval mode, and what it is. `state.pt` may be absent, as in a registered model."""
-    info = read_info(folder)
-    needed = {name: digest for name, digest in info.files.items() if name != STATE}
-    verify(folder, info=info.model_copy(update={"files": needed}))
-    model = Segmentor(info.recipe.model)
-    model.load_state_dict(load_weights(folder))
-    return model.eval(), info
-
-
-def load_predictor(
-    folder: Path, device: torch.device | str = "cpu", *, ms_flip: bool = False
-) -> tuple[Predictor, CheckpointInfo]:
-    """The checkpoint's model with its recipe's resize and inference around it."""
-    model, info = load_segmentor(folder)
-    return Predictor(model.to(device), info.recipe, device, ms_flip=ms_flip), info
 
 
 def _free_name(root: Path, step: int) -> Path:
