@@ -63,7 +63,7 @@ def test_what_is_no_image_is_refused() -> None:
 
 def test_label_survives_encoding() -> None:
     label = np.random.default_rng(2).integers(0, 256, (37, 53), dtype=np.uint8)
-    np.testing.assert_array_equal(decode_label(encode_label(label)), label)
+    np.testing.assert_array_equal(decode_label(encode_label(label), label.shape), label)
 
 
 def test_raw_labels_are_read_from_grey_palette_and_16_bits() -> None:

@@ -15,7 +15,7 @@ from vitrail.config import Strict
 from vitrail.data.storage import Folder, Place, StorageError
 from vitrail.errors import DataError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -113,6 +113,11 @@ class Manifest(Strict):
             raise DataError(
                 f"{path} has format version {version}, and this vitrail reads up to {FORMAT_VERSION}; "
                 "install a newer vitrail, or prepare the data set again with --overwrite"
+            )
+        if isinstance(version, int) and version < FORMAT_VERSION:
+            raise DataError(
+                f"{path} has format version {version}, which this vitrail no longer reads; "
+                "prepare the data set again with --overwrite"
             )
         try:
             manifest = cls.model_validate(content)

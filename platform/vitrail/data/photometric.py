@@ -77,6 +77,7 @@ def _look_up(image: UInt8Array, table: UInt8Array) -> UInt8Array:
 
 
 def _look_up_hsv(image: UInt8Array, channel: int, table: UInt8Array) -> UInt8Array:
-    planes = list(cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)))
-    planes[channel] = cv2.LUT(planes[channel], table)
-    return np.asarray(cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2RGB), np.uint8)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    # In place, and the one channel alone: a third of the time of splitting and merging all three.
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv), np.uint8)

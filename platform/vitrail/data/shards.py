@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("image", pa.large_binary(), nullable=False),  # the source file's own bytes
-        pa.field("label", pa.large_binary(), nullable=False),  # PNG of train ids
+        pa.field("label", pa.large_binary(), nullable=False),  # train ids, row by row, compressed with Zstandard
         pa.field("height", pa.int32(), nullable=False),  # of the decoded image, EXIF orientation applied
         pa.field("width", pa.int32(), nullable=False),
         pa.field("crc32", pa.uint32(), nullable=False),  # of image, then label
@@ -81,7 +81,8 @@ class ShardReader:
         image, label = (batch.column(column)[row].as_buffer() for column in ("image", "label"))
         if sample_crc32(image, label) != batch.column("crc32")[row].as_py():
             raise DamagedShardError(f"{self.folder}/{shard.path}", f"sample {name!r} fails its checksum")
-        return Sample(id=name, image=decode_image(memoryview(image)), label=decode_label(memoryview(label)))
+        size = batch.column("height")[row].as_py(), batch.column("width")[row].as_py()
+        return Sample(id=name, image=decode_image(memoryview(image)), label=decode_label(label, size))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.folder, self.split)
