@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vitrail.config import override
+from vitrail.config import IngestChoice, override
 from vitrail.errors import exit_codes
 from vitrail.recipes import get_recipe
 
@@ -27,6 +27,7 @@ def main(
     pretrained: Annotated[str | None, typer.Option(help="A weights file, a timm name, or `none`.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value of the recipe.")] = None,
     max_failures: Annotated[int, typer.Option(help="Restarts after failures of workers; -1: any number.")] = 0,
+    ingest: Annotated[IngestChoice, typer.Option(help="Who decodes: workers, or Ray Data.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Continue the run of this name.")] = False,
     register: Annotated[str | None, typer.Option(help="Registered model's name [default: the data set's].")] = None,
     experiment: str = "vitrail",
@@ -53,6 +54,7 @@ def main(
                 workers=workers,
                 gpus_per_worker=gpus_per_worker,
                 max_failures=max_failures,
+                ingest=ingest,
                 tracking_uri=tracking_uri,
                 experiment=experiment,
             )

@@ -17,10 +17,10 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """Ray on this machine, started at its first use."""
+    """Ray on this machine, started at its first use: two workers and a CPU beside them for Ray Data."""
     from vitrail.cluster.runtime import ray_cluster
 
-    with ray_cluster(num_cpus=2):
+    with ray_cluster(num_cpus=3):
         yield
 
 

@@ -21,6 +21,11 @@ IGNORE_INDEX = 255
 MIN_COVERAGE = 0.99
 """Share of the backbone's parameters, by element count, that pretrained weights must cover."""
 
+Ingest = Literal["worker", "ray-data"]
+"""Who decodes and augments: threads of each worker, or Ray Data's tasks on any machine. The batches are the same."""
+IngestChoice = Literal["auto", "worker", "ray-data"]
+"""`auto` is Ray Data where machines without a GPU stand beside those with one."""
+
 T = TypeVar("T", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -286,6 +291,7 @@ class RunConfig(Strict):
     workers: PositiveInt = 1
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: float = 0.0
+    ingest: Ingest = "worker"
     decode_threads: int = 1
     max_failures: int = Field(default=0, ge=-1)
     """How often the workers are restarted from the last checkpoint after a failure; -1 for ever."""

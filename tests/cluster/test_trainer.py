@@ -42,7 +42,8 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     assert unbroken.last_info.start["sha256"] == file_sha256(start)
     assert unbroken.last_info.start["backbone"] == 1.0
 
-    broken = config.model_copy(update={"name": "broken", "folder": str(tmp_path / "broken")})
+    # The other stream too, whose batches are the same.
+    broken = config.model_copy(update={"name": "broken", "folder": str(tmp_path / "broken"), "ingest": "ray-data"})
     claim_folder(broken, resume=False)
     shutil.copytree(
         Path(config.folder) / CHECKPOINTS / "step_000002", tmp_path / "broken" / CHECKPOINTS / "step_000002"
@@ -87,6 +88,11 @@ def test_unusable_start_is_refused_before_the_folder_is_taken(
     with pytest.raises(UsageError, match="different architectures"):
         train(config, show=False)
     assert not Path(config.folder).exists()
+
+
+def test_workers_that_leave_no_cpu_for_ray_data_are_refused(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError, match="and 1 CPU for Ray Data do not fit"):
+        plan_run(tiny(global_batch=6), tiny_data, root=tmp_path, workers=3, ingest="ray-data")
 
 
 def test_batch_that_cannot_be_split_is_refused(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:

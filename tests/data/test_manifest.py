@@ -36,9 +36,14 @@ def test_folder_without_manifest_is_not_a_data_set(tmp_path: Path) -> None:
 
 
 def test_newer_format_is_refused_with_both_versions(tmp_path: Path, content: Any) -> None:
-    content |= {"format_version": 2, "a field of the future": 1}
-    with pytest.raises(DataError, match="has format version 2, and this vitrail reads up to 1"):
+    content |= {"format_version": 3, "a field of the future": 1}
+    with pytest.raises(DataError, match="has format version 3, and this vitrail reads up to 2"):
         Manifest.load(_write(tmp_path, content))
+
+
+def test_older_format_is_refused_with_a_way_out(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(DataError, match="format version 1, which this vitrail no longer reads; prepare"):
+        Manifest.load(_write(tmp_path, content | {"format_version": 1}))
 
 
 @pytest.mark.parametrize("path", ["../elsewhere.arrow", "/etc/passwd", "a/../../b.arrow", "..\\b.arrow", "C:b.arrow"])

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from vitrail.config import TransformConfig
-from vitrail.data.order import SampleOrder
+from vitrail.data.batch import Batch, SampleLoader
+from vitrail.data.order import SampleOrder, StreamPlan
 from vitrail.data.shards import DamagedShardError, ShardReader
-from vitrail.data.stream import Batch, BatchStream, SampleLoader
+from vitrail.data.stream import ShardStream
 from vitrail.errors import UsageError
 
 CONFIG = TransformConfig(scale=(192, 48), crop_size=64)
 GLOBAL_BATCH, STEPS = 12, 5
 
-Seen = tuple[str, tuple[int, int], int]
-"""Id, size and CRC32 of pixels and labels of one sample of a batch."""
+Seen = tuple[str, tuple[int, ...], int]
+"""Id, window and CRC32 of pixels and labels of one sample of a batch."""
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +29,16 @@ def reader(dataset: Path) -> ShardReader:
     return ShardReader(dataset, "training")
 
 
-def _stream(reader: ShardReader, **options: Any) -> BatchStream:
-    return BatchStream(reader, CONFIG, **({"seed": 3, "global_batch": GLOBAL_BATCH} | options))
+def _stream(reader: ShardReader, *, threads: int = 0, **plan: Any) -> ShardStream:
+    return ShardStream(
+        reader, CONFIG, StreamPlan(**({"seed": 3, "global_batch": GLOBAL_BATCH} | plan)), threads=threads
+    )
 
 
 def _seen(batch: Batch) -> list[Seen]:
     return [
-        (name, (int(size[0]), int(size[1])), zlib.crc32(label.tobytes(), zlib.crc32(image.tobytes())))
-        for name, size, image, label in zip(batch.ids, batch.sizes, batch.images, batch.labels, strict=True)
+        (name, tuple(window.tolist()), zlib.crc32(label.tobytes(), zlib.crc32(image.tobytes())))
+        for name, window, image, label in zip(batch.ids, batch.windows, batch.images, batch.labels, strict=True)
     ]
 
 

@@ -98,7 +98,7 @@ def test_image_and_label_move_together(rng: np.random.Generator) -> None:
     config = TransformConfig(scale=(160, 120), crop_size=64, ratio_range=(1.0, 1.0), photometric=False)
     flips = 0
     for seed in range(40):
-        image, crop = TrainTransform(config)(np.repeat(label[..., None], 3, 2), label, sample_seed=(seed,))
+        image, crop, _ = TrainTransform(config)(np.repeat(label[..., None], 3, 2), label, sample_seed=(seed,))
         np.testing.assert_array_equal(image[..., 1], crop)
         windows = np.lib.stride_tricks.sliding_window_view(label, (64, 64))
         flips += not (windows == crop).all(axis=(2, 3)).any()

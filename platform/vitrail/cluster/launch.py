@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from vitrail.cluster.runtime import cpu_share
-from vitrail.config import Recipe, RunConfig, TrackingConfig
+from vitrail.cluster.runtime import check_feasible, cpu_share, has_cpu_machines
+from vitrail.config import IngestChoice, Recipe, RunConfig, TrackingConfig
 from vitrail.data.manifest import Manifest
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
@@ -21,13 +21,15 @@ def plan_run(
     workers: int = 1,
     gpus_per_worker: float = 0.0,
     max_failures: int = 0,
+    ingest: IngestChoice = "auto",
     tracking_uri: str | None = None,
     experiment: str = "vitrail",
     parent_run_key: str | None = None,
 ) -> RunConfig:
     """The run of `recipe` on the data set at `data`, below `root`; Ray must be started.
 
-    The model gets as many classes as the data set has. Each worker gets an equal share of the cluster's CPUs.
+    The model gets as many classes as the data set has. Each worker gets an equal share of the cluster's CPUs; of
+    half of them, where Ray Data's tasks are to have the rest.
 
     Raises:
         UsageError: the data set lacks a training or validation split, or the batch cannot be split evenly.
@@ -41,6 +43,11 @@ def plan_run(
             f"global_batch={recipe.global_batch} cannot be split over {workers} workers; "
             f"use a number of workers that divides it, or --set global_batch={recipe.global_batch // workers * workers}"
         )
+    if ingest == "auto":
+        ingest = "ray-data" if gpus_per_worker and has_cpu_machines() else "worker"
+    cpus = cpu_share(workers, of=0.5 if ingest == "ray-data" else 1.0)
+    if ingest == "ray-data":
+        check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker, spare_cpus=1)
     name = name or f"{recipe.name}-{manifest.name}"
     return RunConfig(
         name=name,
@@ -50,8 +57,10 @@ def plan_run(
         folder=str((root / name).resolve()),
         seed=seed,
         workers=workers,
-        cpus_per_worker=cpu_share(workers),
+        cpus_per_worker=cpus,
         gpus_per_worker=gpus_per_worker,
+        ingest=ingest,
+        decode_threads=max(1, cpus - 1) if gpus_per_worker else 1,
         max_failures=max_failures,
         tracking=TrackingConfig(
             uri=tracking_uri or default_tracking_uri(root),

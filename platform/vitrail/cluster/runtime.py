@@ -57,18 +57,25 @@ def ray_cluster(address: str | None = None, *, num_cpus: int | None = None) -> I
             ray.shutdown()
 
 
-def cpu_share(workers: int) -> int:
-    """CPUs that each of `workers` gets of the cluster as it stands, at least one."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+def cpu_share(workers: int, *, of: float = 1.0) -> int:
+    """CPUs that each of `workers` gets if together they take the share `of` of the cluster's, at least one."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1) * of) // workers)
 
 
-def check_feasible(workers: int, *, cpus_per_worker: float, gpus_per_worker: float) -> None:
-    """Raise `InfeasibleError` unless the cluster as it stands can hold the workers at once.
+def has_cpu_machines() -> bool:
+    """Whether machines without a GPU stand beside some with one."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    return any("GPU" in machine for machine in machines) and any("GPU" not in machine for machine in machines)
+
+
+def check_feasible(workers: int, *, cpus_per_worker: float, gpus_per_worker: float, spare_cpus: int = 0) -> None:
+    """Raise `InfeasibleError` unless the cluster as it stands can hold the workers at once, and has CPUs to spare.
 
     Ray Train would try for ever: a static cluster never reports that a request cannot be met.
     """
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    if workers * cpus_per_worker > cpus or workers * gpus_per_worker > gpus:
+    if workers * cpus_per_worker + spare_cpus > cpus or workers * gpus_per_worker > gpus:
         asked = f"{workers} workers with {cpus_per_worker:g} CPUs and {gpus_per_worker:g} GPUs each"
+        asked += f" and {spare_cpus} CPU for Ray Data" if spare_cpus else ""
         raise InfeasibleError(asked, f"{cpus:g} CPUs and {gpus:g} GPUs")

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.checkpoint import CHECKPOINTS, latest_checkpoint, read_info
+from vitrail.cluster.ray_data_stream import RayDataStream
 from vitrail.cluster.reporting import Reporter
 from vitrail.config import RunConfig
+from vitrail.data.batch import Batch
 from vitrail.data.manifest import Manifest
+from vitrail.data.order import StreamPlan
 from vitrail.data.shards import ShardReader
-from vitrail.data.stream import Batch, BatchStream
+from vitrail.data.stream import ShardStream, TrainingStream
 from vitrail.errors import VitrailError
 from vitrail.evaluation.predictor import Evaluation, Predictor, evaluate
 from vitrail.models.segmentor import Segmentor
@@ -111,18 +114,19 @@ class TrainWorker:
         """The model as it stands, ready to predict whole images."""
         return Predictor(self.segmentor, self.config.recipe, self.device)
 
-    def stream(self) -> BatchStream:
+    def stream(self) -> TrainingStream:
         """This worker's share of every global batch from the first step on."""
-        return BatchStream(
-            ShardReader(self.config.data, "training"),
-            self.config.recipe.transforms,
+        plan = StreamPlan(
             seed=self.config.seed,
             global_batch=self.config.recipe.global_batch,
             rank=self.rank,
             world_size=self.world_size,
             first_step=self.first_step,
-            threads=self.config.decode_threads,
         )
+        reader, transforms = ShardReader(self.config.data, "training"), self.config.recipe.transforms
+        if self.config.ingest == "ray-data":
+            return RayDataStream(reader, transforms, plan)
+        return ShardStream(reader, transforms, plan, threads=self.config.decode_threads)
 
     def step(self, batch: Batch, lr: float) -> dict[str, Tensor]:
         """One update; returns the losses on the device."""

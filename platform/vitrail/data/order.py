@@ -4,6 +4,7 @@ Samples are walked in one endless sequence, epoch after epoch, each epoch in an 
 threads and restarts have no part in it.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -30,6 +31,34 @@ class SampleOrder:
 
     def _permute(self, epoch: int) -> NDArray[np.int64]:
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.num_samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPlan:
+    """What one worker is to see: its part of each global batch from `first_step` on.
+
+    Raises:
+        UsageError: the workers cannot share a global batch equally.
+    """
+
+    seed: int
+    global_batch: int
+    rank: int = 0
+    world_size: int = 1
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        slice_for(self.global_batch, rank=self.rank, world_size=self.world_size)
+
+    @property
+    def share(self) -> int:
+        """Samples of this worker in a global batch."""
+        return self.global_batch // self.world_size
+
+    def places(self, order: SampleOrder, step: int) -> list[tuple[int, int]]:
+        """(epoch, index) of each of this worker's samples of `step`."""
+        mine = slice_for(self.global_batch, rank=self.rank, world_size=self.world_size)
+        return order.global_batch(step, self.global_batch)[mine]
 
 
 def slice_for(global_batch: int, *, rank: int, world_size: int) -> slice:

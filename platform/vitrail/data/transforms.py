@@ -1,7 +1,7 @@
 """The published training pipeline as albumentations transforms, and the resize of the test pipeline.
 
     transform = TrainTransform(config)
-    image, label = transform(sample.image, sample.label, sample_seed=(seed, epoch, index))
+    image, label, window = transform(sample.image, sample.label, sample_seed=(seed, epoch, index))
 
 `RandomScaleCrop` and `PhotoMetricDistortion` are what albumentations lacks; both fit into any `A.Compose`.
 """
@@ -30,11 +30,13 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]
     def __init__(self, config: TransformConfig) -> None:
         super().__init__(p=1.0)
         self.config = config
+        self.window: Window
+        """Of the last call."""
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Choose the window. The label inside is a by-product of the choice, so it is kept."""
-        window, label = choose_crop(data["mask"], draw_crop(self.random_generator, self.config), self.config)
-        return {"window": window, "label": label}
+        self.window, label = choose_crop(data["mask"], draw_crop(self.random_generator, self.config), self.config)
+        return {"window": self.window, "label": label}
 
     def apply(self, img: UInt8Array, window: Window, **params: Any) -> UInt8Array:
         """The window of the image."""
@@ -75,19 +77,19 @@ class TrainTransform:
 
     def __call__(
         self, image: UInt8Array, label: UInt8Array, *, sample_seed: tuple[int, ...]
-    ) -> tuple[UInt8Array, UInt8Array]:
-        """Crops (h, w, 3) and (h, w), at most `crop_size` on each side."""
+    ) -> tuple[UInt8Array, UInt8Array, Window]:
+        """Crops (h, w, 3) and (h, w), at most `crop_size` on each side, and where they were cut out."""
         rng = np.random.Generator(np.random.PCG64(sample_seed))
-        pipeline = self._pipeline()
+        pipeline, crop = self._pipeline()
         pipeline.set_random_state(rng, random.Random(int(rng.integers(1 << 62))))
         result = pipeline(image=image, mask=label)
-        return result["image"], result["mask"]
+        return result["image"], result["mask"], crop.window
 
-    def _pipeline(self) -> A.Compose:
+    def _pipeline(self) -> tuple[A.Compose, RandomScaleCrop]:
         # A Compose keeps the state of its random numbers in itself, so each thread has its own.
         if not hasattr(self._local, "pipeline"):
             self._local.pipeline = train_pipeline(self.config)
-        return self._local.pipeline
+        return self._local.pipeline, self._local.pipeline.transforms[0]
 
 
 def resize_for_test(image: UInt8Array, config: TransformConfig) -> UInt8Array:

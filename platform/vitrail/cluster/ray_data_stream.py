@@ -1,0 +1,158 @@
+"""A worker's batches made by Ray Data tasks, so that machines without a GPU can decode and augment for those with one.
+
+    plan = StreamPlan(seed=0, global_batch=16, rank=rank, world_size=world_size)
+    stream = RayDataStream(ShardReader("data/ade20k", "training"), recipe.transforms, plan)
+
+Bit for bit what `ShardStream` gives. Each worker runs an execution of its own: a task makes a *block*, this worker's
+part of several consecutive steps, and blocks come back in order. So nothing depends on how Ray Data would split rows
+among workers, no tail is dropped, and a restart begins at any step with any number of workers.
+"""
+
+import pickle
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import ray.data
+
+from vitrail.config import TransformConfig
+from vitrail.data.batch import Assembly, Batch, SampleLoader
+from vitrail.data.order import SampleOrder, StreamPlan
+from vitrail.data.shards import ShardReader
+from vitrail.data.stream import TrainingStream
+from vitrail.errors import VitrailError
+
+_BLOCK_BYTES = 64 << 20
+_MAX_BLOCK_SAMPLES = 256
+"""A block costs Ray about 15 ms, so it should hold a good part of a second's work; the first batch waits for it all."""
+_BLOCKS_PER_EXECUTION = 400
+"""Ray plans every block of an execution before the first: 40,000 would take minutes."""
+_BLOCKS_AHEAD = 8
+"""Before an execution ends, the next is started, which takes seconds."""
+
+
+class StreamOrderError(VitrailError):
+    """Ray Data handed over a block out of its turn."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(expected, found)
+        self.expected, self.found = expected, found
+
+    def __str__(self) -> str:
+        return f"Ray Data gave a block of step {self.found} where step {self.expected} was due"
+
+
+class RayDataStream(TrainingStream):
+    """Batches that Ray Data tasks make; Ray must be started.
+
+    CPUs must be left for the tasks: workers that take all of them would wait for ever.
+    """
+
+    def __init__(self, reader: ShardReader, transforms: TransformConfig, plan: StreamPlan) -> None:
+        sample_bytes = 4 * transforms.crop_size**2
+        samples = min(_MAX_BLOCK_SAMPLES, _BLOCK_BYTES // sample_bytes)
+        self._maker = BlockMaker(
+            folder=reader.folder.uri,
+            split=reader.split,
+            transforms=transforms,
+            plan=plan,
+            steps_per_block=max(1, samples // plan.share),
+        )
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="ray-data")
+        self._share = plan.share
+        # Begun here, so that Ray Data starts while the model is still being built.
+        self._first: Future[Iterator[Batch]] | None = self._starter.submit(self._start, plan.first_step)
+        self._batches = self._all_batches(plan.first_step)
+
+    def _next_batch(self) -> Batch:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """End the executions."""
+        self._batches.close()
+        self._starter.shutdown(wait=True, cancel_futures=True)
+
+    def _all_batches(self, step: int) -> Generator[Batch]:
+        steps_per_block, execution = self._maker.steps_per_block, self._first
+        assert execution is not None
+        while True:
+            following: Future[Iterator[Batch]] | None = None
+            blocks = execution.result()
+            for number, block in enumerate(blocks):
+                if number == _BLOCKS_PER_EXECUTION - _BLOCKS_AHEAD:
+                    end = step + (_BLOCKS_PER_EXECUTION - number) * steps_per_block
+                    following = self._starter.submit(self._start, end)
+                for start in range(0, steps_per_block * self._share, self._share):
+                    yield block.part(start, start + self._share)
+                step += steps_per_block
+            assert following is not None
+            execution = following
+
+    def _start(self, first_step: int) -> Iterator[Batch]:
+        """The blocks of an execution, which is under way once this returns."""
+        dataset = ray.data.range(_BLOCKS_PER_EXECUTION, override_num_blocks=_BLOCKS_PER_EXECUTION).map_batches(
+            partial(_make_block, maker=self._maker, first_step=first_step), batch_size=None
+        )
+        context = dataset.context
+        context.execution_options.preserve_order = True
+        context.target_max_block_size = None  # or a block might be cut in two
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = -1  # a long validation is no reason to give up
+        rows = iter(dataset.iter_batches(batch_size=None, prefetch_batches=1))
+        first = next(rows)
+        steps = range(first_step, first_step + _BLOCKS_PER_EXECUTION * self._maker.steps_per_block)
+        return map(_opened, chain([first], rows), steps[:: self._maker.steps_per_block])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMaker:
+    """What a task needs to know to make any block of a stream."""
+
+    folder: str
+    split: str
+    transforms: TransformConfig
+    plan: StreamPlan
+    steps_per_block: int
+
+    def make(self, first_step: int) -> Batch:
+        """This worker's samples of `steps_per_block` steps, one after the other."""
+        load, order = _loader(self.folder, self.split, self.transforms, self.plan.seed)
+        steps = range(first_step, first_step + self.steps_per_block)
+        return Assembly(load, [place for step in steps for place in self.plan.places(order, step)]).finish()
+
+
+@lru_cache(maxsize=2)
+def _loader(folder: str, split: str, transforms: TransformConfig, seed: int) -> tuple[SampleLoader, SampleOrder]:
+    """Kept by the processes that run tasks, which Ray uses again."""
+    reader = ShardReader(folder, split)
+    return SampleLoader(reader, transforms, seed=seed), SampleOrder(len(reader), seed)
+
+
+def _make_block(rows: dict[str, Any], *, maker: BlockMaker, first_step: int) -> dict[str, Any]:
+    """One block as columns; an error goes along as data, because Ray Data would lose its type."""
+    (number,) = rows["id"].tolist()
+    step = first_step + number * maker.steps_per_block
+    try:
+        block = maker.make(step)
+    except VitrailError as error:
+        return {"step": np.array([step]), "error": [pickle.dumps(error)]}
+    return {
+        "step": np.full(len(block), step),
+        "id": np.array(block.ids),
+        "image": block.images,
+        "label": block.labels,
+        "window": block.windows,
+    }
+
+
+def _opened(columns: dict[str, Any], step: int) -> Batch:
+    if "error" in columns:
+        raise pickle.loads(columns["error"][0])
+    if columns["step"][0] != step:
+        raise StreamOrderError(step, int(columns["step"][0]))
+    ids = tuple(map(str, columns["id"]))
+    return Batch(images=columns["image"], labels=columns["label"], windows=columns["window"], ids=ids)
