@@ -13,6 +13,8 @@ TOP_LEVEL = {"platform", "jobs", "pipelines", "tests", "cluster.yaml", "pyprojec
 FORBIDDEN = {
     "vitrail.recipes": {"torch", "ray", "mlflow"},
     "vitrail.models.weights": {"ray", "mlflow", "vitrail.data", "vitrail.training", "vitrail.cluster"},
+    "vitrail.data.doctor.page": {"torch", "ray", "mlflow"},
+    "vitrail.data.doctor.preview": {"ray", "mlflow", "vitrail.models", "vitrail.evaluation"},
     "vitrail.data.stream": {"ray", "mlflow", "vitrail.models", "vitrail.training", "vitrail.evaluation"},
     "vitrail.evaluation.predictor": {"ray", "mlflow", "vitrail.training", "vitrail.cluster", "vitrail.tracking"},
     "vitrail.training.checkpoint": {"ray", "mlflow", "vitrail.cluster", "vitrail.tracking"},

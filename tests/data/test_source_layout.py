@@ -1,5 +1,6 @@
 """Reading a source folder: pairs, classes, and what is said when they are not right."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,10 @@ def test_classes_from_zero_keep_raw_zero_as_a_class(tmp_path: Path) -> None:
     assert classes.names == ("sky", "road")
     assert not classes.reduce_zero_label
     assert len(set(classes.palette)) == 2
+
+
+def test_name_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "images" / "training").mkdir(parents=True)
+    (tmp_path / "images" / "training" / os.fsdecode(b"caf\xe9.jpg")).touch()
+    with pytest.raises(UsageError, match=r"not UTF-8 .*caf"):
+        read_layout(tmp_path)

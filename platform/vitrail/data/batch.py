@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vitrail.config import IGNORE_INDEX, TransformConfig
 from vitrail.data.codec import UInt8Array
 from vitrail.data.geometry import Window
-from vitrail.data.shards import ShardReader
+from vitrail.data.shards import Sample
 from vitrail.data.transforms import TrainTransform
 
 
@@ -55,10 +55,18 @@ class Crop:
     window: Window
 
 
+class SampleSource(Protocol):
+    """Samples by number: a `ShardReader`, or whatever reads a source folder."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
 class SampleLoader:
     """Loads a sample as the model sees it in one epoch. Safe to share between threads."""
 
-    def __init__(self, reader: ShardReader, transforms: TransformConfig, *, seed: int) -> None:
+    def __init__(self, reader: SampleSource, transforms: TransformConfig, *, seed: int) -> None:
         # Parallelism is over samples: OpenCV's own threads would only fight ours for the cores.
         cv2.setNumThreads(1)
         self._reader, self._seed, self.crop_size = reader, seed, transforms.crop_size

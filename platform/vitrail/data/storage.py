@@ -175,6 +175,8 @@ class Folder:
             return self._filesystem.get_file_info(self._full(what) if isinstance(what, str) else what)
         except OSError as error:
             raise StorageError(self.uri, _first_line(error)) from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{self.uri} has a file whose name is not UTF-8 ({error.object!r}); rename it") from None
 
     @contextmanager
     def _refusals(self, name: str) -> Iterator[None]:
