@@ -138,8 +138,14 @@ class Folder:
     def files(self, name: str = "") -> list[Entry]:
         """The files directly in a folder, sorted by name; none where there is no folder."""
         infos = self._info(fs.FileSelector(self._full(name), allow_not_found=True))
-        files = [info for info in infos if info.type == fs.FileType.File]
-        return sorted((Entry(info.base_name, info.size, info.mtime_ns or 0) for info in files), key=lambda e: e.name)
+        try:
+            files = [info for info in infos if info.type == fs.FileType.File]
+            entries = [Entry(info.base_name, info.size, info.mtime_ns or 0) for info in files]
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"{self}/{name} has a file whose name is not UTF-8 ({error.object!r}); rename it"
+            ) from None
+        return sorted(entries, key=lambda entry: entry.name)
 
     def delete(self, name: str) -> None:
         """Delete a file; none need be there."""
@@ -175,8 +181,6 @@ class Folder:
             return self._filesystem.get_file_info(self._full(what) if isinstance(what, str) else what)
         except OSError as error:
             raise StorageError(self.uri, _first_line(error)) from None
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{self.uri} has a file whose name is not UTF-8 ({error.object!r}); rename it") from None
 
     @contextmanager
     def _refusals(self, name: str) -> Iterator[None]:
