@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import cv2
 import numpy as np
@@ -85,17 +85,28 @@ class SampleLoader:
 
 
 class Assembly:
-    """A batch in the making: every sample writes its own part of the arrays, at once or by a pool's threads."""
+    """A batch in the making: every sample writes its own part of the arrays, at once or by a pool's threads.
+
+    The arrays are new, or those of `into`.
+    """
 
     def __init__(
-        self, load: SampleLoader, places: list[tuple[int, int]], *, pool: ThreadPoolExecutor | None = None
+        self,
+        load: SampleLoader,
+        places: list[tuple[int, int]],
+        *,
+        pool: ThreadPoolExecutor | None = None,
+        into: dict[str, Any] | None = None,
     ) -> None:
         self._load, self._places = load, places
-        count, side = len(places), load.crop_size
-        self._images = np.zeros((count, 3, side, side), np.uint8)
-        self._labels = np.full((count, side, side), IGNORE_INDEX, np.uint8)
-        self._windows = np.zeros((count, 6), np.int64)
-        self._futures: list[Future[str]] = [pool.submit(self._fill, slot) for slot in range(count)] if pool else []
+        arrays = into or _empty_arrays(len(places), load.crop_size)
+        self._images, self._labels, self._windows = arrays["images"], arrays["labels"], arrays["windows"]
+        if into:
+            self._images.fill(0)
+            self._labels.fill(IGNORE_INDEX)
+        self._futures: list[Future[str]] = (
+            [pool.submit(self._fill, slot) for slot in range(len(places))] if pool else []
+        )
 
     def finish(self) -> Batch:
         """The batch, once its last sample is there."""
@@ -114,3 +125,11 @@ class Assembly:
         self._labels[slot, : window.height, : window.width] = crop.label
         self._windows[slot] = (*window.scaled, window.top, window.left, window.height, window.width)
         return crop.id
+
+
+def _empty_arrays(count: int, side: int) -> dict[str, Any]:
+    return {
+        "images": np.zeros((count, 3, side, side), np.uint8),
+        "labels": np.full((count, side, side), IGNORE_INDEX, np.uint8),
+        "windows": np.zeros((count, 6), np.int64),
+    }

@@ -46,6 +46,20 @@ class Sample:
     label: UInt8Array
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodedSample:
+    """A sample as its shard holds it: buffers in the mapped file, whose checksum is right."""
+
+    id: str
+    image: Any
+    label: Any
+    size: tuple[int, int]
+
+    def decode(self) -> Sample:
+        """The pixels and train ids."""
+        return Sample(id=self.id, image=decode_image(memoryview(self.image)), label=decode_label(self.label, self.size))
+
+
 class DamagedShardError(DataError):
     """A shard's bytes are not those that were written."""
 
@@ -76,13 +90,17 @@ class ShardReader:
         Raises:
             DamagedShardError: its bytes, or the shard's, are not those that were written.
         """
+        return self.encoded(index).decode()
+
+    def encoded(self, index: int) -> EncodedSample:
+        """Sample `index` as its shard holds it; raises what `[index]` raises."""
         batch, row, shard = self._locate(index)
         name = batch.column("id")[row].as_py()
         image, label = (batch.column(column)[row].as_buffer() for column in ("image", "label"))
         if sample_crc32(image, label) != batch.column("crc32")[row].as_py():
             raise DamagedShardError(f"{self.folder}/{shard.path}", f"sample {name!r} fails its checksum")
         size = batch.column("height")[row].as_py(), batch.column("width")[row].as_py()
-        return Sample(id=name, image=decode_image(memoryview(image)), label=decode_label(label, size))
+        return EncodedSample(id=name, image=image, label=label, size=size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.folder, self.split)

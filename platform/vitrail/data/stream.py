@@ -1,23 +1,25 @@
-"""The stream of training batches that one worker sees, from any step on; here, decoded ahead by threads of its process.
+"""The stream of training batches that one worker sees, from any step on; here, decoded on the worker's own machine.
 
     plan = StreamPlan(seed=0, global_batch=16)
     with ShardStream(reader, recipe.transforms, plan, threads=4) as stream:
         batch = next(stream)
 
-A batch depends on data set, seed, step and global batch size alone: number of workers, threads and restarts, and which
-kind of stream it is, do not change a bit of the global batch that the ranks' batches make up together.
+A batch depends on data set, seed, step and global batch size alone: number of workers, threads and processes, restarts,
+and which kind of stream it is, do not change a bit of the global batch that the ranks' batches make up together.
 """
 
 import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
 from vitrail.config import TransformConfig
 from vitrail.data.batch import Assembly, Batch, SampleLoader
+from vitrail.data.decode_process import DecodeJob, DecodeProcess
 from vitrail.data.order import SampleOrder, StreamPlan
 from vitrail.data.shards import ShardReader
 from vitrail.errors import UsageError
@@ -61,14 +63,15 @@ class TrainingStream(Iterator[Batch]):
 
 
 class ShardStream(TrainingStream):
-    """Reads the shards in the worker itself.
+    """Reads the shards in threads of the worker, or in processes beside it.
 
-    Threads do it, not processes: of the time that a sample takes, the decoders, which let other threads run, are four
-    fifths, and threads have a first batch at once and hand it over without a copy.
+    Threads have a first batch at once, and hand it over without a copy; but a sixth of a sample's time holds Python's
+    lock, so beyond a few cores processes are needed. While those start, threads make the batches.
 
     Args:
         threads: decode in that many threads, ahead of the consumer; 0 decodes in the consumer's own, when asked.
-        prefetch: batches that are decoded ahead, at least; more where all threads would not have work otherwise.
+        processes: and in that many processes, once they are ready.
+        prefetch: batches that are decoded ahead, at least; more where not all would have work otherwise.
     """
 
     def __init__(
@@ -78,31 +81,80 @@ class ShardStream(TrainingStream):
         plan: StreamPlan,
         *,
         threads: int = 0,
+        processes: int = 0,
         prefetch: int = 3,
     ) -> None:
-        if threads < 0 or prefetch < 1:
-            raise UsageError(f"threads={threads} must be at least 0 and prefetch={prefetch} at least 1")
+        if threads < 0 or processes < 0 or prefetch < 1:
+            raise UsageError(
+                f"threads={threads} and processes={processes} must be at least 0 and prefetch={prefetch} at least 1"
+            )
         self._load = SampleLoader(reader, transforms, seed=plan.seed)
         self._order, self._plan = SampleOrder(len(reader), plan.seed), plan
         self._next_step = plan.first_step
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads else None
-        self._ahead: deque[Assembly] = deque()
+        job = DecodeJob(folder=reader.folder.uri, split=reader.split, transforms=transforms, plan=plan)
+        self._processes = ProcessTeam(job, processes) if processes else None
+        self._ahead: deque[Assembly | Future[Batch]] = deque()
         # Small batches need more of them in the making, or threads would find nothing to do.
-        self._prefetch = max(prefetch, 1 + -(-2 * threads // plan.share)) if threads else 1
+        self._prefetch = max(prefetch, 1 + -(-2 * threads // plan.share)) if threads or processes else 1
         self._fill()
 
     def _next_batch(self) -> Batch:
         self._fill()
-        return self._ahead.popleft().finish()
+        first = self._ahead.popleft()
+        return first.finish() if isinstance(first, Assembly) else first.result()
 
     def close(self) -> None:
-        """Drop what was decoded ahead and end the threads."""
+        """Drop what was decoded ahead and end the threads and processes."""
         self._ahead.clear()
+        if self._processes is not None:
+            self._processes.close()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _fill(self) -> None:
-        while len(self._ahead) < self._prefetch:
-            places = self._plan.places(self._order, self._next_step)
-            self._ahead.append(Assembly(self._load, places, pool=self._pool))
+        team = self._processes if self._processes is not None and self._processes.is_ready() else None
+        while len(self._ahead) < (self._prefetch if team is None else max(self._prefetch, 2 * team.size)):
+            if team is not None:
+                self._ahead.append(team.submit(self._next_step))
+            else:
+                places = self._plan.places(self._order, self._next_step)
+                self._ahead.append(Assembly(self._load, places, pool=self._pool))
             self._next_step += 1
+
+
+class ProcessTeam:
+    """Several decoding processes, each driven by a thread that waits for it."""
+
+    def __init__(self, job: DecodeJob, size: int) -> None:
+        self.size = size
+        self._idle: SimpleQueue[DecodeProcess] = SimpleQueue()
+        self._members = [DecodeProcess(job) for _ in range(size)]
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="decode-process")
+        self._starts = [self._threads.submit(self._admit, member) for member in self._members]
+
+    def is_ready(self) -> bool:
+        """Whether all are; raises a `DecodeProcessError` if one ended before."""
+        return all(start.done() and start.result() is None for start in self._starts)
+
+    def submit(self, step: int) -> Future[Batch]:
+        """The batch of `step`, when the next idle process will have made it."""
+        return self._threads.submit(self._make, step)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for member in self._members:
+            member.close()
+        self._threads.shutdown(wait=True)
+
+    def _admit(self, member: DecodeProcess) -> None:
+        member.wait_ready()
+        self._idle.put(member)
+
+    def _make(self, step: int) -> Batch:
+        member = self._idle.get()
+        try:
+            return member.make(step)
+        finally:
+            self._idle.put(member)
