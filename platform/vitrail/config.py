@@ -292,7 +292,9 @@ class RunConfig(Strict):
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: float = 0.0
     ingest: Ingest = "worker"
-    decode_threads: int = 1
+    decode_threads: int = Field(default=1, ge=0)
+    decode_processes: int = Field(default=0, ge=0)
+    """Of each worker, where it decodes itself."""
     max_failures: int = Field(default=0, ge=-1)
     """How often the workers are restarted from the last checkpoint after a failure; -1 for ever."""
     keep_checkpoints: PositiveInt = 2

@@ -12,6 +12,7 @@ import pytest
 
 from vitrail.config import TransformConfig
 from vitrail.data.batch import Batch, SampleLoader
+from vitrail.data.decode_process import DecodeJob, DecodeProcess, DecodeProcessError
 from vitrail.data.order import SampleOrder, StreamPlan
 from vitrail.data.shards import DamagedShardError, ShardReader
 from vitrail.data.stream import ShardStream
@@ -29,10 +30,9 @@ def reader(dataset: Path) -> ShardReader:
     return ShardReader(dataset, "training")
 
 
-def _stream(reader: ShardReader, *, threads: int = 0, **plan: Any) -> ShardStream:
-    return ShardStream(
-        reader, CONFIG, StreamPlan(**({"seed": 3, "global_batch": GLOBAL_BATCH} | plan)), threads=threads
-    )
+def _stream(reader: ShardReader, *, threads: int = 0, processes: int = 0, **plan: Any) -> ShardStream:
+    plan = {"seed": 3, "global_batch": GLOBAL_BATCH} | plan
+    return ShardStream(reader, CONFIG, StreamPlan(**plan), threads=threads, processes=processes)
 
 
 def _seen(batch: Batch) -> list[Seen]:
@@ -111,6 +111,37 @@ def test_damage_reaches_the_consumer(dataset: Path, tmp_path: Path) -> None:
     spoilt = ShardReader(folder, "training")
     with _stream(spoilt, threads=2) as stream, pytest.raises(DamagedShardError, match="fails its checksum"):
         next(stream)
+
+
+def test_processes_take_over_from_the_threads_without_a_seam(reader: ShardReader) -> None:
+    with _stream(reader) as plain, _stream(reader, threads=1, processes=2) as stream:
+        team, by_processes = stream._processes, 0
+        assert team is not None
+        while by_processes < 2 * team.size + stream._prefetch + 2:  # all that threads had begun, and more
+            by_processes += team.is_ready()
+            assert _seen(next(stream)) == _seen(next(plain))
+        pids = [member._process.pid for member in team._members]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_damage_and_death_of_a_process_reach_the_consumer(dataset: Path, reader: ShardReader, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    job = DecodeJob(
+        folder=str(folder), split="training", transforms=CONFIG, plan=StreamPlan(seed=3, global_batch=GLOBAL_BATCH)
+    )
+    with DecodeProcess(job) as process:
+        process.wait_ready()
+        with _stream(reader) as stream:
+            assert _seen(process.make(0)) == _seen(next(stream))
+        for shard in ShardReader(folder, "training").manifest.splits["training"].shards:
+            with (folder / shard.path).open("r+b") as file:  # in place: the process has it mapped
+                file.seek(shard.blobs[0][0] + 5)
+                file.write(b"damage")
+        with pytest.raises(DamagedShardError, match="fails its checksum"):
+            process.make(1)
+        process._process.kill()
+        with pytest.raises(DecodeProcessError, match="ended by itself"):
+            process.make(2)
 
 
 def test_closing_ends_the_threads_and_waiting_is_counted_once(reader: ShardReader) -> None:

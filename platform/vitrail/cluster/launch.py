@@ -10,6 +10,8 @@ from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
 from vitrail.tracking.store import default_tracking_uri
 
+_MAX_THREADS = 3
+
 
 def plan_run(
     recipe: Recipe,
@@ -61,6 +63,8 @@ def plan_run(
         gpus_per_worker=gpus_per_worker,
         ingest=ingest,
         decode_threads=max(1, cpus - 1) if gpus_per_worker else 1,
+        # A few threads do not hinder each other yet, and start at once.
+        decode_processes=cpus - 1 if gpus_per_worker and cpus > _MAX_THREADS else 0,
         max_failures=max_failures,
         tracking=TrackingConfig(
             uri=tracking_uri or default_tracking_uri(root),

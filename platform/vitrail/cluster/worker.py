@@ -126,7 +126,8 @@ class TrainWorker:
         reader, transforms = ShardReader(self.config.data, "training"), self.config.recipe.transforms
         if self.config.ingest == "ray-data":
             return RayDataStream(reader, transforms, plan)
-        return ShardStream(reader, transforms, plan, threads=self.config.decode_threads)
+        threads, processes = self.config.decode_threads, self.config.decode_processes
+        return ShardStream(reader, transforms, plan, threads=threads, processes=processes)
 
     def step(self, batch: Batch, lr: float) -> dict[str, Tensor]:
         """One update; returns the losses on the device."""

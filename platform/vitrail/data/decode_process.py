@@ -111,7 +111,7 @@ class DecodeProcess:
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
 
     def __enter__(self) -> Self:
         return self
