@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import ray.data
+from ray.data import ExecutionResources
 
 from vitrail.config import TransformConfig
 from vitrail.data.batch import Assembly, Batch, SampleLoader
@@ -26,9 +27,12 @@ from vitrail.data.shards import ShardReader
 from vitrail.data.stream import TrainingStream
 from vitrail.errors import VitrailError
 
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES = 128 << 20
 _MAX_BLOCK_SAMPLES = 256
-"""A block costs Ray about 15 ms, so it should hold a good part of a second's work; the first batch waits for it all."""
+"""Between two blocks a CPU waits for Ray about 30 ms, so one should hold half a second's work; the first batch waits
+for a whole one."""
+_BLOCKS_IN_STORE = 12
+"""Ray Data makes as many blocks ahead as the object store has room for: gigabytes that others may need."""
 _BLOCKS_PER_EXECUTION = 400
 """Ray plans every block of an execution before the first: 40,000 would take minutes."""
 _BLOCKS_AHEAD = 8
@@ -101,6 +105,9 @@ class RayDataStream(TrainingStream):
         context.execution_options.preserve_order = True
         context.target_max_block_size = None  # or a block might be cut in two
         context.enable_progress_bars = False
+        context.execution_options.resource_limits = ExecutionResources.for_limits(
+            object_store_memory=_BLOCKS_IN_STORE * _BLOCK_BYTES
+        )
         context.execution_no_progress_timeout_s = -1  # a long validation is no reason to give up
         rows = iter(dataset.iter_batches(batch_size=None, prefetch_batches=1))
         first = next(rows)
@@ -122,7 +129,8 @@ class BlockMaker:
         """This worker's samples of `steps_per_block` steps, one after the other."""
         load, order = _loader(self.folder, self.split, self.transforms, self.plan.seed)
         steps = range(first_step, first_step + self.steps_per_block)
-        return Assembly(load, [place for step in steps for place in self.plan.places(order, step)]).finish()
+        places = [place for step in steps for place in self.plan.places(order, step)]
+        return Assembly(load, places).finish()
 
 
 @lru_cache(maxsize=2)

@@ -99,6 +99,11 @@ class ShardStream(TrainingStream):
         self._prefetch = max(prefetch, 1 + -(-2 * threads // plan.share)) if threads or processes else 1
         self._fill()
 
+    @property
+    def has_processes(self) -> bool:
+        """Whether batches that are begun now are made by processes."""
+        return self._processes is not None and self._processes.is_ready()
+
     def _next_batch(self) -> Batch:
         self._fill()
         first = self._ahead.popleft()
@@ -113,7 +118,7 @@ class ShardStream(TrainingStream):
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _fill(self) -> None:
-        team = self._processes if self._processes is not None and self._processes.is_ready() else None
+        team = self._processes if self.has_processes else None
         while len(self._ahead) < (self._prefetch if team is None else max(self._prefetch, 2 * team.size)):
             if team is not None:
                 self._ahead.append(team.submit(self._next_step))
