@@ -43,7 +43,7 @@ def evaluate_model(
     cpus = cpu_share(workers)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
     task = ray.remote(_count_slice).options(num_cpus=cpus, num_gpus=gpus_per_worker)
-    what = (ray.put((model, described.recipe)), str(Folder.at(data)), split)
+    what = (ray.put((model, described.recipe)), Folder.at(data).uri, split)
     parts = [task.remote(*what, rank=rank, workers=workers, threads=cpus, ms_flip=ms_flip) for rank in range(workers)]
     total = Evaluation(ConfusionMatrix(manifest.num_classes))
     for counts, images in ray.get(parts):

@@ -54,7 +54,7 @@ def plan_run(
     return RunConfig(
         name=name,
         recipe=recipe.with_classes(manifest.num_classes),
-        data=str(Folder.at(data)),
+        data=Folder.at(data).uri,
         data_fingerprint=manifest.fingerprint,
         folder=str((root / name).resolve()),
         seed=seed,

@@ -2,41 +2,49 @@
 
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from vitrail.data.manifest import Shard
-from vitrail.data.storage import Folder, StorageError
-from vitrail.errors import UsageError
+from vitrail.data.storage import Folder
+from vitrail.errors import DataError, UsageError
 
 
 def fetch_shard(folder: Folder, shard: Shard, fingerprint: str) -> Path:
     """The path of the shard on this machine, fetched and checked unless it is there.
 
     Raises:
-        StorageError: the store cannot be reached, or has other bytes than the manifest says.
-        UsageError: the cache cannot be written, or is full.
+        DataError: the shard is not in the store, or has other bytes than the manifest says.
+        UsageError: the store cannot be reached, or the cache cannot be written, or is full.
     """
     path = cache_folder() / fingerprint / shard.path
-    if path.is_file() and path.stat().st_size == shard.size_bytes:
-        return path
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
+        if path.is_file() and path.stat().st_size == shard.size_bytes:
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.touch()
+        _fetch(folder, shard, aside)
+        aside.replace(path)
     except OSError as error:
         raise UsageError(
             f"cannot keep shards in {path.parent}: {error.strerror}; name a place in VITRAIL_CACHE"
         ) from None
-    try:
-        folder.fetch(shard.path, aside)
-        if Folder.at(aside.parent).sha256(aside.name) != shard.sha256:
-            raise StorageError(f"{folder}/{shard.path}", "its bytes are not those of the manifest; prepare it again")
-        aside.replace(path)
-    except OSError as error:
-        raise StorageError(f"{folder}/{shard.path}", str(error)) from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
     return path
+
+
+def _fetch(folder: Folder, shard: Shard, path: Path) -> None:
+    path.touch()  # before the store is asked
+    try:
+        folder.fetch(shard.path, path)
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder}/{shard.path} is listed in the manifest but does not exist; prepare it again"
+        ) from None
+    if Folder.at(path.parent).sha256(path.name) != shard.sha256:
+        raise DataError(f"{folder}/{shard.path} is damaged: its bytes are not those of the manifest; prepare it again")
 
 
 def cache_folder() -> Path:

@@ -4,7 +4,9 @@
     folder.read("manifest.json")
 
 Names are relative to the folder and use `/`. A file that exists under its name is complete. Credentials and endpoints
-come from the environment, as the store's own tools read them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
+come from the environment, as the store's own tools read them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …); an endpoint
+may also stand in the URI, as pyarrow reads it: `s3://bucket/x?endpoint_override=127.0.0.1%3A9000&scheme=http`. A store
+that does not answer is given up after pyarrow's three attempts: 6 s where connections are refused.
 """
 
 import hashlib
@@ -16,20 +18,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from vitrail.data.files import make_writable, write_aside
-from vitrail.errors import DataError, UsageError
+from vitrail.errors import UsageError
 
-_REMOTE = re.compile(r"^[a-z][a-z0-9+]+://")
+_REMOTE = re.compile(r"^[a-z][a-z0-9+]+://", re.IGNORECASE)
 _PIECE_BYTES = 8 << 20
 
 
-class StorageError(DataError):
-    """An object store that cannot be reached, or refuses."""
+class StorageError(UsageError):
+    """An object store that cannot be reached, or refuses. No `DataError`: the data may well be sound, and a sample
+    that could not be fetched must not be recorded as faulty."""
 
     def __init__(self, uri: str, reason: str) -> None:
         super().__init__(uri, reason)
@@ -66,18 +68,15 @@ class Folder:
         text = str(place)
         if not _REMOTE.match(text):
             return cls(str(Path(text).resolve()))
-        parts = urlsplit(text)
-        if "@" in parts.netloc:
-            raise UsageError(
-                f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}{parts.path} has credentials in it, which would "
-                "end in logs and job metadata; leave them out and set the environment (AWS_ACCESS_KEY_ID, …)"
-            )
-        folder = cls(text.rstrip("/"))
+        _refuse_credentials(text)
+        scheme, _, rest = text.partition("://")
+        folder = cls(f"{scheme.lower()}://{rest.rstrip('/')}")
         _open(folder.uri)
         return folder
 
     def __str__(self) -> str:
-        return self.uri
+        """The path or URI without its query, so that a file's name can follow; for people."""
+        return self.uri if self.local else _shown(self.uri)
 
     @property
     def name(self) -> str:
@@ -91,27 +90,29 @@ class Folder:
 
     def contains(self, other: "Folder") -> bool:
         """Whether `other` is this folder or lies in it."""
-        return f"{other.uri}/".startswith(f"{self.uri}/")
+        same_store = self._filesystem.equals(other._filesystem)
+        return same_store and f"{other._path}/".startswith(f"{self._path}/")
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file; raises OSError (FileNotFoundError where there is none)."""
-        if self.local is not None:
-            return (self.local / name).read_bytes()
-        with self._filesystem.open_input_stream(self._full(name)) as stream:
-            return bytes(stream.read())
+        """The bytes of a file.
+
+        Raises:
+            OSError: a file of this machine cannot be read; FileNotFoundError where there is none, here or in a store.
+            StorageError: a store cannot be reached, or refuses.
+        """
+        return (self.local / name).read_bytes() if self.local is not None else b"".join(self._pieces(name))
 
     def sha256(self, name: str) -> str:
-        """Hexadecimal sha256 of a file's bytes, read in pieces."""
+        """Hexadecimal sha256 of a file's bytes, read in pieces; raises as `read`."""
         digest = hashlib.sha256()
-        with self._filesystem.open_input_stream(self._full(name)) as stream:
-            while piece := stream.read(_PIECE_BYTES):
-                digest.update(piece)
+        for piece in self._pieces(name):
+            digest.update(piece)
         return digest.hexdigest()
 
     def fetch(self, name: str, path: Path) -> None:
-        """Copy a file to `path` on this machine, in pieces."""
-        with self._filesystem.open_input_stream(self._full(name)) as stream, path.open("wb") as file:
-            while piece := stream.read(_PIECE_BYTES):
+        """Copy a file to `path` on this machine, in pieces; raises as `read`, and OSError where `path` is refused."""
+        with path.open("wb") as file:
+            for piece in self._pieces(name):
                 file.write(piece)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
@@ -150,7 +151,8 @@ class Folder:
     def delete(self, name: str) -> None:
         """Delete a file; none need be there."""
         if self.size_bytes(name) is not None:
-            self._filesystem.delete_file(self._full(name))
+            with self._refusals(name):
+                self._filesystem.delete_file(self._full(name))
 
     def make_writable(self) -> None:
         """Create the folder where it is missing and try that a file can be written into it.
@@ -180,14 +182,26 @@ class Folder:
         try:
             return self._filesystem.get_file_info(self._full(what) if isinstance(what, str) else what)
         except OSError as error:
-            raise StorageError(self.uri, _first_line(error)) from None
+            raise StorageError(str(self), _first_line(error)) from None
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        try:
+            with self._filesystem.open_input_stream(self._full(name)) as stream:
+                while piece := stream.read(_PIECE_BYTES):
+                    yield piece
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if self.local is not None:
+                raise
+            raise StorageError(f"{self}/{name}", _first_line(error)) from None
 
     @contextmanager
     def _refusals(self, name: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise UsageError(f"cannot write {name} to {self.uri}: {_first_line(error)}") from None
+            raise UsageError(f"cannot write {name} to {self}: {_first_line(error)}") from None
 
 
 Place = Folder | Path | str
@@ -198,11 +212,33 @@ def _open(uri: str) -> tuple[Any, str]:
     """pyarrow's file system for a folder, and the folder's path in it."""
     if not _REMOTE.match(uri):
         return fs.LocalFileSystem(), uri
+    if "#" in uri:  # pyarrow drops a fragment without a word, and would open another folder
+        raise UsageError(f"{_shown(uri).partition('#')[0]}#… has a # in it, which a URI writes as %23")
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UsageError(f"{uri} cannot be opened: {_first_line(error)}; use a path, s3:// or gs://") from None
-    return filesystem, path
+        reason = _first_line(error).replace(uri, _shown(uri))  # a query may hold what is not for logs
+        raise UsageError(f"{_shown(uri)} cannot be opened: {reason}; use a path, s3:// or gs://") from None
+    except OSError as error:  # S3 is asked for the bucket's region where no endpoint is named
+        raise StorageError(_shown(uri), _first_line(error)) from None
+    if not path.strip("/"):
+        raise UsageError(f"{uri} names no bucket; expected SCHEME://BUCKET/FOLDER")
+    return filesystem, path.rstrip("/")
+
+
+def _refuse_credentials(uri: str) -> None:
+    """A secret key may hold `/`, so that its `@` is not always in what a parser takes for the host."""
+    scheme, _, rest = uri.partition("://")
+    host, _, path = rest.partition("?")[0].partition("/")
+    if "@" in host or (":" in host and "@" in path):
+        raise UsageError(
+            f"{scheme}://…@{rest.partition('?')[0].rpartition('@')[2]} has credentials in it, which would end in logs "
+            "and job metadata; leave them out and set the environment (AWS_ACCESS_KEY_ID, …)"
+        )
+
+
+def _shown(uri: str) -> str:
+    return uri.partition("?")[0].rstrip("/")
 
 
 def _first_line(error: Exception) -> str:
