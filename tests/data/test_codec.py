@@ -53,6 +53,12 @@ def test_truncated_image_is_refused(picture: NDArray[np.uint8], kind: str) -> No
             check_image(data[: int(len(data) * share)])
 
 
+def test_other_formats_are_refused_whatever_the_name_says(picture: NDArray[np.uint8]) -> None:
+    for kind in ("BMP", "TIFF", "GIF"):
+        with pytest.raises(DataError, match="is not a JPEG or PNG file"):
+            check_image(_saved(Image.fromarray(picture[..., 0]), kind))
+
+
 def test_what_is_no_image_is_refused() -> None:
     for data in (b"", b"GIF", b"\xff\xd8\xff\xe0junk"):
         with pytest.raises(DataError):

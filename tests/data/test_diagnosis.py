@@ -221,7 +221,7 @@ def test_other_counts_than_the_manifests_are_found(dataset: Path) -> None:
 
 def test_files_left_out_of_a_prepared_data_set_are_a_note(dataset: Path) -> None:
     subject = Subject.of_manifest(Folder.at(dataset), Manifest.load(dataset))
-    diagnosis = diagnose(subject, [], faults=[Fault(path="images/training/x.jpg", reason="is not an image file")])
+    diagnosis = diagnose(subject, [], faults=[Fault(path="images/training/x.jpg", reason="is not a JPEG or PNG file")])
     assert "left_out" in kinds(diagnosis) and diagnosis.count("error") == 0
 
 

@@ -80,8 +80,8 @@ HIGH[0, 0] = 40_000
     ("kind", "image", "label", "detail"),
     [
         ("unreadable_image", encoded(scene(), "JPEG")[:-200], None, "a.png cannot be read to its end"),
-        ("unreadable_image", b"<html>", None, "a.png is not an image file"),
-        ("unreadable_image", b"", None, "a.png is not an image file"),
+        ("unreadable_image", b"<html>", None, "a.png is not a JPEG or PNG file"),
+        ("unreadable_image", b"", None, "a.png is not a JPEG or PNG file"),
         ("unreadable_mask", None, encoded(mask())[:-30], "a_mask.png cannot be read to its end"),
         ("unreadable_mask", None, encoded(np.zeros((40, 60, 3), np.uint8))[:-30], "a_mask.png cannot be read to its"),
         ("colour_mask", None, encoded(scene()), "a_mask.png is a colour image (mode RGB)"),

@@ -115,7 +115,7 @@ def _write(path: Path, pixels: np.ndarray) -> None:
         (_colour_mask, "annotations/validation/scene_00000.png is a colour image (mode RGB)"),
         (_high_label, "annotations/training/scene_00003.png has label 9 at x=5, y=7, above the last of 8 classes, 8"),
         (_truncated_jpeg, "images/training/scene_00000.jpg cannot be read to its end (image file is truncated"),
-        (_text_for_jpeg, "images/training/scene_00000.jpg is not an image file"),
+        (_text_for_jpeg, "images/training/scene_00000.jpg is not a JPEG or PNG file"),
         (_truncated_mask, "annotations/training/scene_00000.png cannot be read to its end"),
     ],
 )
