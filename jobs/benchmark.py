@@ -57,15 +57,33 @@ def data(
             results["Ray Data stream, one task at a time"] = bench.ray_data(
                 lambda: RayDataStream(bench.reader, transforms, plan), batches=ray_batches
             )
-        record = BenchmarkRecord.of("data", results)
-        print_record(record)
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(record.model_dump_json(indent=1) + "\n")
+        finish(BenchmarkRecord.of("data", results), out)
 
 
-def print_record(record: Any) -> None:
-    """Every figure in a row of its own."""
+@app.command()
+def prepare(
+    sizes: Annotated[Path, typer.Argument(help="CSV with split, height and width of each image.")],
+    scratch: Annotated[Path, typer.Option(help="Empty folder for images and shards; kept.")],
+    out: Annotated[Path | None, typer.Option(help="Write the record here as JSON.")] = None,
+) -> None:
+    """Preparing made-up images of these sizes: time, whether it grows in proportion, and heap."""
+    with exit_codes():
+        from vitrail.benchmark.prepare import measure_prepare, read_sizes, write_data_set
+        from vitrail.benchmark.record import BenchmarkRecord
+        from vitrail.cluster.runtime import ray_cluster
+
+        listed = read_sizes(sizes)
+        write_data_set(scratch / "source", listed)
+        with ray_cluster():
+            results = measure_prepare(scratch / "source", scratch / "data", samples=len(listed))
+        finish(BenchmarkRecord.of("prepare", results), out)
+
+
+def finish(record: Any, out: Path | None) -> None:
+    """Print a record, every figure in a row of its own, and write it."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(record.model_dump_json(indent=1) + "\n")
     from rich.console import Console
     from rich.table import Table
 
@@ -73,13 +91,17 @@ def print_record(record: Any) -> None:
     table = Table("what", "figure", title=f"{record.benchmark}: {machine['cpu']}, {machine['cores']} cores")
     for name, value in record.results.items():
         if not isinstance(value, dict):
-            table.add_row(name, f"{value:.4g}")
+            table.add_row(name, _figure(value))
             continue
         table.add_section()
         table.add_row(f"[bold]{name}[/]", "")
         for part, figure in value.items():
-            table.add_row(f"  {part}", f"{figure:.4g}")
+            table.add_row(f"  {part}", _figure(figure))
     Console().print(table)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

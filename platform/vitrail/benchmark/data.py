@@ -20,7 +20,7 @@ from vitrail.benchmark import peer_pipeline
 from vitrail.benchmark.record import Timing, median_ratio
 from vitrail.config import TransformConfig
 from vitrail.data.batch import Assembly, SampleLoader
-from vitrail.data.codec import decode_image, decode_label
+from vitrail.data.codec import UInt8Array, decode_image, decode_label
 from vitrail.data.geometry import choose_crop, crop_image, draw_crop
 from vitrail.data.order import StreamPlan
 from vitrail.data.photometric import distort, draw_distortion
@@ -38,16 +38,21 @@ def write_photographs(folder: Path, count: int, *, size: tuple[int, int] = (512,
     JPEG of quality 90, in ADEChallengeData2016's layout; the first also as validation.
     """
     for index in range(count):
-        rng = np.random.Generator(np.random.PCG64([7, index]))
-        smooth = cv2.resize(rng.random((9, 12, 3), np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
-        image = np.clip(smooth * 255 + rng.normal(0, 5, (*size, 3)), 0, 255).astype(np.uint8)
-        ids = cv2.resize(rng.random((9, 12), np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
-        label = np.minimum(ids * 151, 150).astype(np.uint8)
+        image, label = photograph(index, size)
         for split in ("training", "validation") if index == 0 else ("training",):
             for kind, array, suffix in (("images", image, "jpg"), ("annotations", label, "png")):
                 path = folder / kind / split / f"{index:05d}.{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), array, [cv2.IMWRITE_JPEG_QUALITY, 90] if suffix == "jpg" else [])
+
+
+def photograph(index: int, size: tuple[int, int]) -> tuple[UInt8Array, UInt8Array]:
+    """A made-up image (H, W, 3) and a mask (H, W) of raw ids 0..150."""
+    rng = np.random.Generator(np.random.PCG64([7, index]))
+    smooth = cv2.resize(rng.random((9, 12, 3), np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+    image = np.clip(smooth * 255 + rng.normal(0, 5, (*size, 3)), 0, 255).astype(np.uint8)
+    ids = cv2.resize(rng.random((9, 12), np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+    return image, np.minimum(ids * 151, 150).astype(np.uint8)
 
 
 class DataBenchmark:
