@@ -8,6 +8,7 @@ part of several consecutive steps, and blocks come back in order. So nothing dep
 among workers, no tail is dropped, and a restart begins at any step with any number of workers.
 """
 
+import logging
 import pickle
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,53 +67,66 @@ class RayDataStream(TrainingStream):
             plan=plan,
             steps_per_block=max(1, samples // plan.share),
         )
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="ray-data")
         self._share = plan.share
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="ray-data")
         # Begun here, so that Ray Data starts while the model is still being built.
-        self._first: Future[Iterator[Batch]] | None = self._starter.submit(self._start, plan.first_step)
+        self._executions = [self._begin(plan.first_step)]
         self._batches = self._all_batches(plan.first_step)
 
     def _next_batch(self) -> Batch:
         return next(self._batches)
 
     def close(self) -> None:
-        """End the executions."""
+        """End the executions, at once: one that is left to the garbage collector may outlive Ray, and hang."""
         self._batches.close()
         self._starter.shutdown(wait=True, cancel_futures=True)
+        for execution in self._executions:
+            if not execution.cancelled() and execution.exception() is None:
+                execution.result().close()
+
+    def _begin(self, first_step: int) -> "Future[_Execution]":
+        return self._starter.submit(_Execution, self._maker, first_step)
 
     def _all_batches(self, step: int) -> Generator[Batch]:
-        steps_per_block, execution = self._maker.steps_per_block, self._first
-        assert execution is not None
+        steps_per_block = self._maker.steps_per_block
         while True:
-            following: Future[Iterator[Batch]] | None = None
-            blocks = execution.result()
-            for number, block in enumerate(blocks):
+            for number, block in enumerate(self._executions[0].result().blocks()):
                 if number == _BLOCKS_PER_EXECUTION - _BLOCKS_AHEAD:
-                    end = step + (_BLOCKS_PER_EXECUTION - number) * steps_per_block
-                    following = self._starter.submit(self._start, end)
+                    self._executions.append(self._begin(step + _BLOCKS_AHEAD * steps_per_block))
                 for start in range(0, steps_per_block * self._share, self._share):
                     yield block.part(start, start + self._share)
                 step += steps_per_block
-            assert following is not None
-            execution = following
+            self._executions.pop(0).result().close()
 
-    def _start(self, first_step: int) -> Iterator[Batch]:
-        """The blocks of an execution, which is under way once this returns."""
-        dataset = ray.data.range(_BLOCKS_PER_EXECUTION, override_num_blocks=_BLOCKS_PER_EXECUTION).map_batches(
-            partial(_make_block, maker=self._maker, first_step=first_step), batch_size=None
+
+class _Execution:
+    """Ray Data at work on so many blocks from a step on; made, it is under way, and its first block is there."""
+
+    def __init__(self, maker: "BlockMaker", first_step: int) -> None:
+        count = _BLOCKS_PER_EXECUTION
+        dataset = ray.data.range(count, override_num_blocks=count).map_batches(
+            partial(_make_block, maker=maker, first_step=first_step), batch_size=None
         )
         context = dataset.context
         context.execution_options.preserve_order = True
-        context.target_max_block_size = None  # or a block might be cut in two
-        context.enable_progress_bars = False
         context.execution_options.resource_limits = ExecutionResources.for_limits(
             object_store_memory=_BLOCKS_IN_STORE * _BLOCK_BYTES
         )
+        context.target_max_block_size = None  # or a block might be cut in two
+        context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = -1  # a long validation is no reason to give up
-        rows = iter(dataset.iter_batches(batch_size=None, prefetch_batches=1))
-        first = next(rows)
-        steps = range(first_step, first_step + _BLOCKS_PER_EXECUTION * self._maker.steps_per_block)
-        return map(_opened, chain([first], rows), steps[:: self._maker.steps_per_block])
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on each execution would break progress bars
+        self._steps = range(first_step, first_step + count * maker.steps_per_block, maker.steps_per_block)
+        self._rows: Generator[dict[str, Any]] = iter(dataset.iter_batches(batch_size=None, prefetch_batches=1))
+        self._first = next(self._rows)
+
+    def blocks(self) -> Iterator[Batch]:
+        """Every block, in order."""
+        return map(_opened, chain([self._first], self._rows), self._steps)
+
+    def close(self) -> None:
+        """Stop its tasks and free its blocks."""
+        self._rows.close()
 
 
 @dataclass(frozen=True, kw_only=True)
