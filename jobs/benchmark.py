@@ -48,15 +48,17 @@ def data(
             source = f"{scratch}/photographs"
             write_photographs(Path(source), images)
         prepare(source, f"{scratch}/data")
-        transforms, plan = TransformConfig(), StreamPlan(seed=0, global_batch=16)
+        transforms = TransformConfig()
         bench = DataBenchmark(ShardReader(f"{scratch}/data", "training"), transforms, repeats=repeats)
-        results: dict[str, Any] = {"images": len(bench.reader), "first batch (s)": bench.first_batch_s()}
+        results: dict[str, Any] = {"images": len(bench.reader)}
+        results["in-worker reader, first batch (s)"] = {f"step {n:,}": bench.first_batch_s(n) for n in (0, 159_000)}
         results["stages (CPU ms per image)"] = bench.stages()
         results["streams"] = bench.streams(peer_python, Path(source))
-        with ray_cluster(None, num_cpus=1):
-            results["Ray Data stream, one task at a time"] = bench.ray_data(
-                lambda: RayDataStream(bench.reader, transforms, plan), batches=ray_batches
-            )
+        results["Ray Data stream, one task at a time"] = bench.ray_data(
+            lambda: ray_cluster(num_cpus=1),
+            lambda: RayDataStream(bench.reader, transforms, StreamPlan(seed=0, global_batch=16)),
+            batches=ray_batches,
+        )
         finish(BenchmarkRecord.of("data", results), out)
 
 
