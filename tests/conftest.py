@@ -35,8 +35,9 @@ def run_script() -> Callable[..., tuple[int, str]]:
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        app = typer.Typer()
-        app.command()(module.main)
+        app = getattr(module, "app", None) or typer.Typer()
+        if not hasattr(module, "app"):
+            app.command()(module.main)
         result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

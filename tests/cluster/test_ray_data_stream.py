@@ -1,26 +1,22 @@
 """Batches made by Ray Data are, bit for bit, those that a worker reads itself."""
 
 import shutil
-import zlib
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from seen import Seen, seen
 
 from vitrail.cluster import ray_data_stream
 from vitrail.cluster.ray_data_stream import RayDataStream
 from vitrail.config import TransformConfig
-from vitrail.data.batch import Batch
 from vitrail.data.order import StreamPlan
 from vitrail.data.shards import DamagedShardError, ShardReader
 from vitrail.data.stream import ShardStream, TrainingStream
 
 CONFIG = TransformConfig(scale=(192, 48), crop_size=64)
 GLOBAL_BATCH, STEPS = 12, 7
-
-Seen = tuple[str, tuple[int, ...], int]
-"""Id, window and CRC32 of pixels and labels of one sample of a batch."""
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +34,6 @@ def short_executions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plan(**changes: Any) -> StreamPlan:
     return StreamPlan(**({"seed": 3, "global_batch": GLOBAL_BATCH} | changes))
-
-
-def seen(batch: Batch) -> list[Seen]:
-    return [
-        (name, tuple(window.tolist()), zlib.crc32(label.tobytes(), zlib.crc32(image.tobytes())))
-        for name, window, image, label in zip(batch.ids, batch.windows, batch.images, batch.labels, strict=True)
-    ]
 
 
 def global_batches(streams: list[TrainingStream], steps: int) -> list[list[Seen]]:

@@ -2,16 +2,16 @@
 
 import shutil
 import threading
-import zlib
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from seen import Seen, seen
 
 from vitrail.config import TransformConfig
-from vitrail.data.batch import Batch, SampleLoader
+from vitrail.data.batch import SampleLoader
 from vitrail.data.decode_process import DecodeJob, DecodeProcess, DecodeProcessError
 from vitrail.data.order import SampleOrder, StreamPlan
 from vitrail.data.shards import DamagedShardError, ShardReader
@@ -20,9 +20,6 @@ from vitrail.errors import UsageError
 
 CONFIG = TransformConfig(scale=(192, 48), crop_size=64)
 GLOBAL_BATCH, STEPS = 12, 5
-
-Seen = tuple[str, tuple[int, ...], int]
-"""Id, window and CRC32 of pixels and labels of one sample of a batch."""
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +32,11 @@ def _stream(reader: ShardReader, *, threads: int = 0, processes: int = 0, **plan
     return ShardStream(reader, CONFIG, StreamPlan(**plan), threads=threads, processes=processes)
 
 
-def _seen(batch: Batch) -> list[Seen]:
-    return [
-        (name, tuple(window.tolist()), zlib.crc32(label.tobytes(), zlib.crc32(image.tobytes())))
-        for name, window, image, label in zip(batch.ids, batch.windows, batch.images, batch.labels, strict=True)
-    ]
-
-
 @pytest.fixture(scope="module")
 def want(reader: ShardReader) -> list[list[Seen]]:
     """What one worker without threads sees, step by step."""
     with _stream(reader) as stream:
-        return [_seen(next(stream)) for _ in range(STEPS)]
+        return [seen(next(stream)) for _ in range(STEPS)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
@@ -55,7 +45,7 @@ def test_global_batches_are_the_same_for_any_workers_and_threads(
     reader: ShardReader, want: list[list[Seen]], world_size: int, threads: int
 ) -> None:
     ranks = [_stream(reader, rank=r, world_size=world_size, threads=threads) for r in range(world_size)]
-    assert [list(chain.from_iterable(_seen(next(rank)) for rank in ranks)) for _ in range(STEPS)] == want
+    assert [list(chain.from_iterable(seen(next(rank)) for rank in ranks)) for _ in range(STEPS)] == want
     for rank in ranks:
         rank.close()
 
@@ -65,15 +55,15 @@ def test_restart_at_any_step_goes_on_as_if_nothing_had_been(
     reader: ShardReader, want: list[list[Seen]], first_step: int
 ) -> None:
     with _stream(reader, first_step=first_step, threads=2) as stream:
-        assert [_seen(next(stream)) for _ in range(first_step, STEPS)] == want[first_step:]
+        assert [seen(next(stream)) for _ in range(first_step, STEPS)] == want[first_step:]
 
 
 def test_samples_differ_between_epochs_and_seeds(reader: ShardReader, want: list[list[Seen]]) -> None:
-    seen = list(chain.from_iterable(want))
-    assert len(seen) > 4 * len(reader)
-    assert len(set(seen)) == len(seen), "a sample came out the same in two epochs"
+    samples = list(chain.from_iterable(want))
+    assert len(samples) > 4 * len(reader)
+    assert len(set(samples)) == len(samples), "a sample came out the same in two epochs"
     with _stream(reader, seed=4) as stream:
-        assert _seen(next(stream)) != want[0]
+        assert seen(next(stream)) != want[0]
 
 
 def test_batch_holds_crops_padded_at_the_bottom_and_right(reader: ShardReader) -> None:
@@ -119,7 +109,7 @@ def test_processes_take_over_from_the_threads_without_a_seam(reader: ShardReader
         assert team is not None
         while by_processes < 2 * team.size + stream._prefetch + 2:  # all that threads had begun, and more
             by_processes += team.is_ready()
-            assert _seen(next(stream)) == _seen(next(plain))
+            assert seen(next(stream)) == seen(next(plain))
         pids = [member._process.pid for member in team._members]
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
@@ -132,7 +122,7 @@ def test_damage_and_death_of_a_process_reach_the_consumer(dataset: Path, reader:
     with DecodeProcess(job) as process:
         process.wait_ready()
         with _stream(reader) as stream:
-            assert _seen(process.make(0)) == _seen(next(stream))
+            assert seen(process.make(0)) == seen(next(stream))
         for shard in ShardReader(folder, "training").manifest.splits["training"].shards:
             with (folder / shard.path).open("r+b") as file:  # in place: the process has it mapped
                 file.seek(shard.blobs[0][0] + 5)
