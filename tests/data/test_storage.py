@@ -13,8 +13,9 @@ from s3_server import CREDENTIALS, S3Server, endpoint_query, free_port, s3_serve
 
 from vitrail.data.layout import read_layout
 from vitrail.data.manifest import Manifest
+from vitrail.data.shard_cache import cache_folder
 from vitrail.data.shard_writer import ShardPlan, assemble_manifest, plan_shards, write_shard
-from vitrail.data.shards import ShardReader
+from vitrail.data.shards import DamagedShardError, ShardReader
 from vitrail.data.storage import Folder, StorageError
 from vitrail.errors import DataError, UsageError, VitrailError
 
@@ -124,6 +125,18 @@ def test_damaged_or_missing_object_is_named(server: S3Server, bucket: str, dst: 
     with pytest.raises(DataError, match=rf"^s3://{bucket}/{key} is listed in the manifest but does not exist"):
         ShardReader(dst, "validation")[0]
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_damage_in_the_cache_is_mended_by_deleting_it(dst: str) -> None:
+    reader = ShardReader(dst, "validation")
+    want, (path,) = reader[0], cache_folder().rglob("validation-00000.arrow")
+    data = bytearray(path.read_bytes())
+    data[reader.manifest.splits["validation"].shards[0].blobs[0][0] + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedShardError, match="fails its checksum; delete it, and it is fetched again"):
+        ShardReader(dst, "validation")[0]
+    path.unlink()
+    assert np.array_equal(ShardReader(dst, "validation")[0].label, want.label)
 
 
 def test_cache_that_is_full_or_cannot_be_written_is_named(

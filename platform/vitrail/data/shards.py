@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from vitrail.data.codec import UInt8Array, decode_image, decode_label
 from vitrail.data.manifest import Manifest, Shard
-from vitrail.data.shard_cache import fetch_shard
+from vitrail.data.shard_cache import cache_folder, fetch_shard
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import DataError
 
@@ -68,7 +68,9 @@ class DamagedShardError(DataError):
         self.path, self.detail = path, detail
 
     def __str__(self) -> str:
-        return f"{self.path} is damaged: {self.detail}; run pipelines/prepare.py again"
+        kept = Path(self.path).is_relative_to(cache_folder())
+        way_out = "delete it, and it is fetched again" if kept else "run pipelines/prepare.py again"
+        return f"{self.path} is damaged: {self.detail}; {way_out}"
 
 
 class ShardReader:
@@ -98,7 +100,7 @@ class ShardReader:
         name = batch.column("id")[row].as_py()
         image, label = (batch.column(column)[row].as_buffer() for column in ("image", "label"))
         if sample_crc32(image, label) != batch.column("crc32")[row].as_py():
-            raise DamagedShardError(f"{self.folder}/{shard.path}", f"sample {name!r} fails its checksum")
+            raise DamagedShardError(str(self._on_disk(shard)), f"sample {name!r} fails its checksum")
         size = batch.column("height")[row].as_py(), batch.column("width")[row].as_py()
         return EncodedSample(id=name, image=image, label=label, size=size)
 
