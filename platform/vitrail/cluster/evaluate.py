@@ -40,7 +40,7 @@ def evaluate_model(
     manifest = Manifest.load(data)
     manifest.split(split)
     _refuse_other_classes(described, manifest, data)
-    cpus = cpu_share(workers)
+    cpus = cpu_share(workers, on_gpu_machines=gpus_per_worker > 0)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
     task = ray.remote(_count_slice).options(num_cpus=cpus, num_gpus=gpus_per_worker)
     what = (ray.put((model, described.recipe)), Folder.at(data).uri, split)

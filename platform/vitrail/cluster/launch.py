@@ -30,8 +30,8 @@ def plan_run(
 ) -> RunConfig:
     """The run of `recipe` on the data set at `data`, below `root`; Ray must be started.
 
-    The model gets as many classes as the data set has. Each worker gets an equal share of the cluster's CPUs; of
-    half of them, where Ray Data's tasks are to have the rest.
+    The model gets as many classes as the data set has. Each worker gets an equal share of the cluster's CPUs (of
+    those beside GPUs, if it needs one); of half of them, where Ray Data's tasks are to have the rest.
 
     Raises:
         UsageError: the data set lacks a training or validation split, or the batch cannot be split evenly.
@@ -47,7 +47,9 @@ def plan_run(
         )
     if ingest == "auto":
         ingest = "ray-data" if gpus_per_worker and has_cpu_machines() else "worker"
-    cpus = cpu_share(workers, of=0.5 if ingest == "ray-data" else 1.0)
+    # Machines without a GPU are then Ray Data's alone, so none need be left on those with one.
+    shared = ingest == "ray-data" and not has_cpu_machines()
+    cpus = cpu_share(workers, of=0.5 if shared else 1.0, on_gpu_machines=gpus_per_worker > 0)
     if ingest == "ray-data":
         check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker, spare_cpus=1)
     name = name or f"{recipe.name}-{manifest.name}"

@@ -67,7 +67,7 @@ def predict_folder(
         make_writable(out / name)
     blocks = -(-len(paths) // _IMAGES_PER_TASK)
     workers = min(workers, blocks)
-    cpus = cpu_share(workers)
+    cpus = cpu_share(workers, on_gpu_machines=gpus_per_worker > 0)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
     rows = (
         ray.data.from_items([{"path": str(path.resolve())} for path in paths], override_num_blocks=blocks)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import ray
@@ -57,15 +57,28 @@ def ray_cluster(address: str | None = None, *, num_cpus: int | None = None) -> I
             ray.shutdown()
 
 
-def cpu_share(workers: int, *, of: float = 1.0) -> int:
+def cpu_share(workers: int, *, of: float = 1.0, on_gpu_machines: bool = False) -> int:
     """CPUs that each of `workers` gets if together they take the share `of` of the cluster's, at least one."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1) * of) // workers)
+    return share_cpus(_machines(), workers, of=of, on_gpu_machines=on_gpu_machines)
+
+
+def share_cpus(
+    machines: Sequence[Mapping[str, float]], workers: int, *, of: float = 1.0, on_gpu_machines: bool = False
+) -> int:
+    """`cpu_share` of machines by their resources: no more than one machine has, and where a worker needs a GPU, only
+    of the machines that have some."""
+    cpus = [int(machine.get("CPU", 0)) for machine in machines if "GPU" in machine or not on_gpu_machines]
+    return max(1, min(int(sum(cpus) * of) // workers, max(cpus, default=1)))
 
 
 def has_cpu_machines() -> bool:
     """Whether machines without a GPU stand beside some with one."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    machines = [machine for machine in _machines() if machine.get("CPU")]
     return any("GPU" in machine for machine in machines) and any("GPU" not in machine for machine in machines)
+
+
+def _machines() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def check_feasible(workers: int, *, cpus_per_worker: float, gpus_per_worker: float, spare_cpus: int = 0) -> None:
