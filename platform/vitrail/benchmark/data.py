@@ -67,7 +67,8 @@ class DataBenchmark:
         """CPU milliseconds per image of each stage, and of all of them in the bare loop, on one core."""
         encoded = [self.reader.encoded(index) for index in range(len(self.reader))]
         samples = [each.decode() for each in encoded]
-        crops = [SampleLoader(self.reader, self.transforms, seed=0)(0, index) for index in range(len(samples))]
+        load = SampleLoader(self.reader, self.transforms, seed=0)
+        crops = [load(0, index) for index in range(len(samples))]
         draws = [np.random.Generator(np.random.PCG64(index)) for index in range(len(samples))]
         distortions = [draw_distortion(rng) for rng in draws]
         places = [draw_crop(rng, self.transforms) for rng in draws]
