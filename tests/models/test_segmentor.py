@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from vitrail.config import BackboneConfig, FCNHeadConfig, ModelConfig, MultiLevelNeckConfig, UPerHeadConfig
-from vitrail.models.heads import segmentation_loss
+from vitrail.models.loss import segmentation_loss
 from vitrail.models.neck import MultiLevelNeck
 from vitrail.models.normalize import MEAN_RGB, STD_RGB, normalize
 from vitrail.models.segmentor import Segmentor

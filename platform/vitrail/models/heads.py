@@ -1,16 +1,14 @@
-"""The heads that turn feature maps into logits, and their loss.
+"""The heads that turn feature maps into logits.
 
 Sources: Xiao et al. 2018 (UPerNet), Long et al. 2015 (FCN), as mmsegmentation 1.2 `decode_heads/` computes them.
 """
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vitrail.config import IGNORE_INDEX
-from vitrail.models.layers import ConvModule, full_precision, resize
+from vitrail.models.layers import ConvModule, resize
+from vitrail.models.resized_conv import conv_of_resized
 
 
 class UPerHead(nn.Module):
@@ -46,13 +44,12 @@ class UPerHead(nn.Module):
             laterals[i] = laterals[i] + resize(laterals[i + 1], laterals[i].shape[-2:])
         # The pooled level goes to the concatenation without a convolution of its own.
         outputs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)] + laterals[-1:]
-        outputs = [resize(x, outputs[0].shape[-2:]) for x in outputs]
-        fused: Tensor = self.fpn_bottleneck(torch.cat(outputs, dim=1))
+        fused = _conv_of_resized(outputs, self.fpn_bottleneck, outputs[0])
         return self.conv_seg(self.dropout(fused))  # type: ignore[no-any-return]
 
     def _pool(self, x: Tensor) -> Tensor:
-        pooled = [resize(module(x), x.shape[-2:]) for module in self.psp_modules]
-        return self.bottleneck(torch.cat([x, *pooled], dim=1))  # type: ignore[no-any-return]
+        pooled = [module(x) for module in self.psp_modules]
+        return _conv_of_resized([x, *pooled], self.bottleneck, x)
 
 
 class FCNHead(nn.Module):
@@ -72,19 +69,10 @@ class FCNHead(nn.Module):
         return self.conv_seg(self.dropout(self.convs(levels[self.in_index])))  # type: ignore[no-any-return]
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of upsampled logits, and the percentage of labelled pixels that are right.
-
-    `logits` `(N, K, h, w)`, `labels` int64 `(N, H, W)`. The loss is averaged over all pixels, ignored ones included
-    (mmsegmentation's avg_non_ignore=False); the accuracy over the labelled ones (mmsegmentation from 0.22).
-    """
-    logits = resize(full_precision(logits), labels.shape[-2:])
-    # reduction="none" because the fused sum is not deterministic on CUDA.
-    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none").sum() / labels.numel()
-    with torch.no_grad():
-        correct = (logits.argmax(dim=1) == labels).sum()  # no class is called 255
-        accuracy = 100.0 * correct / (labels != IGNORE_INDEX).sum().clamp(min=1)
-    return loss, accuracy
+def _conv_of_resized(levels: Sequence[Tensor], module: ConvModule, like: Tensor) -> Tensor:
+    """`module` on the concatenation of all `levels` at the size of `like`."""
+    height, width = like.shape[-2:]
+    return module.activate(conv_of_resized(levels, module.conv, (height, width)))
 
 
 def _classifier(channels: int, num_classes: int) -> nn.Conv2d:

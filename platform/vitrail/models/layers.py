@@ -20,7 +20,10 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, in_channels, H, W)` -> `(N, out_channels, H, W)`"""
-        x = self.conv(x)
+        return self.activate(self.conv(x))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """What follows the convolution, for who computes that otherwise."""
         return x if self.bn is None else F.relu(self.bn(x), inplace=True)
 
 
@@ -29,6 +32,12 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def upsampling_matrix(length: int, *, to: int | None = None, scale: float | None = None) -> Tensor:
+    """`(L, length)` float64: bilinear resizing along one axis, to a size or by a factor, as torch does it."""
+    unit = torch.eye(length, dtype=torch.float64)[None]
+    return F.interpolate(unit, size=to, scale_factor=scale, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def full_precision(x: Tensor) -> Tensor:

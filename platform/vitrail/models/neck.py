@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vitrail.models.layers import ConvModule
+from vitrail.models.resized_conv import conv_of_scaled
 
 
 class MultiLevelNeck(nn.Module):
@@ -24,9 +24,5 @@ class MultiLevelNeck(nn.Module):
         """Levels `(N, C, h, w)` -> levels `(N, out_channels, floor(h * scale), floor(w * scale))`."""
         outputs = []
         for level, scale, lateral, conv in zip(levels, self.scales, self.lateral_convs, self.convs, strict=True):
-            x = lateral(level)
-            if scale != 1:
-                # By scale_factor, not size: on odd sizes the sampling step is then exactly 1 / scale.
-                x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-            outputs.append(conv(x))
+            outputs.append(conv_of_scaled(lateral(level), conv.conv, scale))  # type: ignore[arg-type]
         return outputs

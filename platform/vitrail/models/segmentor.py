@@ -4,9 +4,11 @@ logits = Segmentor(get_recipe("upernet_deit-s16_mln_512x512_160k_ade20k").model)
 """
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vitrail.config import ModelConfig
-from vitrail.models.heads import FCNHead, UPerHead, segmentation_loss
+from vitrail.models.heads import FCNHead, UPerHead
+from vitrail.models.loss import segmentation_loss
 from vitrail.models.neck import MultiLevelNeck
 from vitrail.models.vit import VisionTransformer
 
@@ -40,7 +42,16 @@ class Segmentor(nn.Module):
     def extract_features(self, x: Tensor) -> list[Tensor]:
         """Normalised images `(N, 3, H, W)` -> four levels: strides 4, 8, 16, 32 with the neck, all 16 without."""
         levels: list[Tensor] = self.backbone(x)
-        return levels if self.neck is None else self.neck(levels)
+        if self.neck is None:
+            return levels
+        if self.backbone.recompute and self.training:
+            return checkpoint(self.neck, levels, use_reentrant=False)
+        return self.neck(levels)  # type: ignore[no-any-return]
+
+    def set_recompute(self, recompute: bool) -> None:
+        """Whether the backward pass computes blocks and neck again instead of keeping what is inside them. The heads
+        are always kept: their batch norms would count a batch twice."""
+        self.backbone.recompute = recompute
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images `(N, 3, H, W)` -> logits `(N, K, h, w)` of the decode head, not upsampled."""
@@ -51,10 +62,18 @@ class Segmentor(nn.Module):
 
         `loss` is the one to minimise: `decode.loss_ce` + `aux.loss_ce`, the latter weighted already.
         """
-        labels = labels.long()
+        return self.losses(*self.both_logits(x), labels)
+
+    def both_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images `(N, 3, H, W)` -> logits of the decode and the auxiliary head, not upsampled."""
         levels = self.extract_features(x)
-        decode_loss, decode_accuracy = segmentation_loss(self.decode_head(levels), labels)
-        aux_loss, aux_accuracy = segmentation_loss(self.auxiliary_head(levels), labels)
+        return self.decode_head(levels), self.auxiliary_head(levels)
+
+    def losses(self, decode_logits: Tensor, aux_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What `loss` returns, of logits that are there already."""
+        labels = labels.long()
+        decode_loss, decode_accuracy = segmentation_loss(decode_logits, labels)
+        aux_loss, aux_accuracy = segmentation_loss(aux_logits, labels)
         aux_loss = aux_loss * self.config.auxiliary_head.loss_weight
         return {
             "loss": decode_loss + aux_loss,

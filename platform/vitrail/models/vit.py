@@ -11,6 +11,7 @@ import timm.models.vision_transformer
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vitrail.config import BackboneConfig
 
@@ -34,6 +35,8 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             weight_init="skip",
         )
         self.config = config
+        self.recompute = False
+        """Whether the backward pass computes the blocks again instead of keeping what is inside them."""
         if not config.patch_bias:
             self.patch_embed.proj.register_parameter("bias", None)
         if not config.drop_path_attn:
@@ -54,7 +57,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         x = x + resize_pos_embed(self.pos_embed, grid)
         outputs = []
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
             if index == len(self.blocks) - 1:
                 x = self.norm(x)  # an identity without final_norm
             if index in self.config.out_indices:
