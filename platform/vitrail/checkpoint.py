@@ -2,13 +2,15 @@
 
 step_000250/
     model.safetensors   weights alone
-    state.pt            optimiser and step, loadable with `weights_only=True`; absent from registered models
+    state.pt            optimiser, step and the like, loadable with `weights_only=True`; absent from registered models
     checkpoint.json     `CheckpointInfo`, with the sha256 of the other files
+
+`vitrail.checkpoint_store` keeps many of them in a folder or an object store.
 """
 
 import hashlib
 import json
-import warnings
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from vitrail.config import Recipe, Strict
-from vitrail.errors import DataError, UsageError
+from vitrail.errors import DataError, UsageError, VitrailError
 
 FORMAT_VERSION = 1
 WEIGHTS, STATE, INFO = "model.safetensors", "state.pt", "checkpoint.json"
@@ -43,6 +45,13 @@ class ScoreRecord(Strict):
     iou: tuple[float | None, ...]
 
 
+class BestScore(Strict):
+    """The highest validation score of a run so far, and the step that had it."""
+
+    mIoU: float  # noqa: N815
+    step: int
+
+
 class CheckpointInfo(Strict):
     """What a checkpoint holds and where it came from."""
 
@@ -56,6 +65,9 @@ class CheckpointInfo(Strict):
     seed: int
     run_key: str
     scores: ScoreRecord | None = None
+    best: BestScore | None = None
+    """Of the run up to this step; None before the first validation, and in checkpoints of older versions."""
+    mlflow_run_id: str | None = None
     start: dict[str, Any] | None = None
     """Which weights training started from: source, sha256 and coverage; None for random weights."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -73,6 +85,32 @@ class CheckpointError(DataError):
         return f"checkpoint {self.folder} cannot be used: {self.reason}"
 
 
+class CheckpointWriteError(VitrailError):
+    """A checkpoint that could not be written: a full disk, or a store that refuses. Those before it stay good."""
+
+    def __init__(
+        self,
+        place: str,
+        step: int,
+        reason: str,
+        needed_bytes: int | None = None,
+        available_bytes: int | None = None,
+        last_good: str | None = None,
+    ) -> None:
+        super().__init__(place, step, reason, needed_bytes, available_bytes, last_good)
+        self.place, self.step, self.reason = place, step, reason
+        self.needed_bytes, self.available_bytes, self.last_good = needed_bytes, available_bytes, last_good
+
+    def __str__(self) -> str:
+        needs = "" if self.needed_bytes is None else f"; it needs {_megabytes(self.needed_bytes)}"
+        has = "" if self.available_bytes is None else f"; {_megabytes(self.available_bytes)} are free there"
+        kept = f"{self.last_good}, the last good one, is untouched" if self.last_good else "no earlier one was touched"
+        return (
+            f"the checkpoint of step {self.step} cannot be written to {self.place}: {self.reason}{needs}{has}. "
+            f"Nothing of it was left, and {kept}; make room or put the place right, then continue with --resume"
+        )
+
+
 def read_info(folder: Path) -> CheckpointInfo:
     """What the checkpoint in `folder` is.
 
@@ -83,16 +121,24 @@ def read_info(folder: Path) -> CheckpointInfo:
     path = folder / INFO
     if not path.is_file():
         raise UsageError(f"{folder} is not a checkpoint: it has no {INFO}")
+    return parse_info(path.read_bytes(), str(folder))
+
+
+def parse_info(data: bytes, place: str) -> CheckpointInfo:
+    """What the bytes of a `checkpoint.json` say; raises a `CheckpointError` that names `place`."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(data)
         if values.get("format_version", 0) > FORMAT_VERSION:
             found = values["format_version"]
-            raise CheckpointError(str(folder), f"format {found} is newer than {FORMAT_VERSION}; update vitrail")
+            raise CheckpointError(place, f"format {found} is newer than {FORMAT_VERSION}; update vitrail")
         return CheckpointInfo.model_validate(values)
-    except (ValueError, ValidationError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(str(folder), f"{INFO} is damaged ({type(error).__name__})") from error
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise CheckpointError(place, f"{INFO} is damaged ({type(error).__name__})") from error
+
+
+def info_bytes(info: CheckpointInfo) -> bytes:
+    """What `parse_info` reads."""
+    return json.dumps(info.model_dump(mode="json"), indent=1).encode()
 
 
 def verify(folder: Path, *, info: CheckpointInfo | None = None) -> CheckpointInfo:
@@ -105,30 +151,45 @@ def verify(folder: Path, *, info: CheckpointInfo | None = None) -> CheckpointInf
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
     """Raise a `CheckpointError` unless `folder` has every one of `files` with its sha256."""
     for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(str(folder), f"{name} is missing")
-        if file_sha256(path) != expected:
+        try:
+            found = file_sha256(folder / name)
+        except FileNotFoundError:
+            raise CheckpointError(str(folder), f"{name} is missing") from None
+        except OSError as error:
+            raise CheckpointError(str(folder), f"{name} cannot be read ({error.strerror})") from error
+        if found != expected:
             raise CheckpointError(str(folder), f"{name} has changed: {name} does not match its checksum")
 
 
+def superseded(scored: Mapping[str, tuple[int, float | None]], *, newest: int, best: int) -> list[str]:
+    """Names of the checkpoints that are neither among the `newest` nor among the `best`, oldest first.
+
+    `scored` maps names to (step, score), in the order of saving; one without a score (None, NaN) is never among the
+    best. Of equal scores the later is better, and of equal steps the one saved later is newer.
+    """
+    if newest < 1 or best < 0:
+        raise ValueError(f"newest={newest} must be at least 1 and best={best} at least 0")
+    by_step = sorted(scored, key=lambda name: scored[name][0])
+    scores = {name: score for name in by_step if (score := scored[name][1]) is not None and not math.isnan(score)}
+    worst_first = sorted(scores, key=scores.__getitem__)
+    kept = {*by_step[-newest:], *worst_first[::-1][:best]}
+    return [name for name in by_step if name not in kept]
+
+
 def latest_checkpoint(root: Path) -> Path | None:
-    """The complete and undamaged checkpoint of the highest step below `root`; damaged ones are warned of and passed."""
-    found = [(info.step, folder.stat().st_mtime_ns, folder) for folder, info in _readable(root)]
-    for _, _, folder in sorted(found, reverse=True):
-        try:
-            verify(folder)
-        except CheckpointError as error:
-            warnings.warn(f"{error}; using the one before it", stacklevel=2)
-            continue
-        return folder
-    return None
+    """`CheckpointStore.newest` of a folder on this machine."""
+    from vitrail.checkpoint_store import CheckpointStore  # late: it needs vitrail.data, which models.weights must not
+
+    found = CheckpointStore.at(root).newest()
+    return found.place.local if found else None
 
 
 def best_checkpoint(root: Path) -> Path | None:
-    """The checkpoint of the highest mIoU below `root`, the later one among equals."""
-    scored = [(info.scores.mIoU, info.step, folder) for folder, info in _readable(root) if info.scores is not None]
-    return max(scored, default=(0.0, 0, None))[2]
+    """`CheckpointStore.best` of a folder on this machine."""
+    from vitrail.checkpoint_store import CheckpointStore
+
+    found = CheckpointStore.at(root).best()
+    return found.place.local if found else None
 
 
 def file_sha256(path: Path) -> str:
@@ -137,11 +198,5 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _readable(root: Path) -> list[tuple[Path, CheckpointInfo]]:
-    pairs = []
-    for folder in root.glob("step_*"):
-        try:
-            pairs.append((folder, read_info(folder)))
-        except (CheckpointError, UsageError) as error:
-            warnings.warn(str(error), stacklevel=3)
-    return pairs
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -13,7 +13,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from vitrail.errors import UsageError
 
 _REMOTE = re.compile(r"^[a-z][a-z0-9+]+://", re.IGNORECASE)
 _PIECE_BYTES = 8 << 20
+_GONE = re.compile(r"AWS Error (NO_SUCH_KEY|RESOURCE_NOT_FOUND)")
 
 
 class StorageError(UsageError):
@@ -124,8 +125,18 @@ class Folder:
         if self.local is not None:
             write_aside(self.local / name, data)
             return
-        with self._refusals(name), self._filesystem.open_output_stream(self._full(name)) as stream:
+        with self._refusals(f"write {name} to"), self._filesystem.open_output_stream(self._full(name)) as stream:
             stream.write(pa.py_buffer(data))  # becomes visible when the upload is complete
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a file of this machine to `name`, into an object store in pieces; raises as `write`."""
+        if self.local is not None:
+            write_aside(self.local / name, path.read_bytes())
+            return
+        open_stream = self._filesystem.open_output_stream
+        with self._refusals(f"write {name} to"), path.open("rb") as file, open_stream(self._full(name)) as stream:
+            while piece := file.read(_PIECE_BYTES):
+                stream.write(piece)
 
     def size_bytes(self, name: str) -> int | None:
         """Size of a file, None where there is none."""
@@ -138,21 +149,27 @@ class Folder:
 
     def files(self, name: str = "") -> list[Entry]:
         """The files directly in a folder, sorted by name; none where there is no folder."""
-        infos = self._info(fs.FileSelector(self._full(name), allow_not_found=True))
-        try:
-            files = [info for info in infos if info.type == fs.FileType.File]
-            entries = [Entry(info.base_name, info.size, info.mtime_ns or 0) for info in files]
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"{self}/{name} has a file whose name is not UTF-8 ({error.object!r}); rename it"
-            ) from None
-        return sorted(entries, key=lambda entry: entry.name)
+        return self._entries(name, fs.FileType.File)
+
+    def folders(self, name: str = "") -> list[str]:
+        """Names of the folders directly in a folder, sorted; none where there is no folder."""
+        return [entry.name for entry in self._entries(name, fs.FileType.Directory)]
+
+    def child(self, name: str) -> "Folder":
+        """The folder of that name in this one."""
+        place, mark, query = self.uri.partition("?") if self.local is None else (self.uri, "", "")
+        return Folder(f"{place.rstrip('/')}/{name}{mark}{query}")
 
     def delete(self, name: str) -> None:
         """Delete a file; none need be there."""
         if self.size_bytes(name) is not None:
-            with self._refusals(name):
+            with self._refusals(f"delete {name} from"):
                 self._filesystem.delete_file(self._full(name))
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder with all that is in it; none need be there. Not at once: readers may see a part of it."""
+        with self._refusals(f"delete {name} from"), suppress(FileNotFoundError):
+            self._filesystem.delete_dir(self._full(name))
 
     def make_writable(self) -> None:
         """Create the folder where it is missing and try that a file can be written into it.
@@ -184,6 +201,16 @@ class Folder:
         except OSError as error:
             raise StorageError(str(self), _first_line(error)) from None
 
+    def _entries(self, name: str, kind: Any) -> list[Entry]:
+        infos = self._info(fs.FileSelector(self._full(name), allow_not_found=True))
+        try:
+            found = [Entry(info.base_name, info.size or 0, info.mtime_ns or 0) for info in infos if info.type == kind]
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"{self}/{name} has a file whose name is not UTF-8 ({error.object!r}); rename it"
+            ) from None
+        return sorted(found, key=lambda entry: entry.name)
+
     def _pieces(self, name: str) -> Iterator[bytes]:
         try:
             with self._filesystem.open_input_stream(self._full(name)) as stream:
@@ -194,14 +221,16 @@ class Folder:
         except OSError as error:
             if self.local is not None:
                 raise
+            if _GONE.search(str(error)):  # deleted between pyarrow's look and its read
+                raise FileNotFoundError(f"{self}/{name}") from None
             raise StorageError(f"{self}/{name}", _first_line(error)) from None
 
     @contextmanager
-    def _refusals(self, name: str) -> Iterator[None]:
+    def _refusals(self, action: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise UsageError(f"cannot write {name} to {self}: {_first_line(error)}") from None
+            raise UsageError(f"cannot {action} {self}: {_first_line(error)}") from None
 
 
 Place = Folder | Path | str
