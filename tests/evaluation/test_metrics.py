@@ -68,7 +68,23 @@ def test_nothing_counted_gives_nan() -> None:
     assert math.isnan(scores.miou) and math.isnan(scores.aacc) and scores.pixels == 0
 
 
-@pytest.mark.parametrize(("pred", "label"), [([2], [0]), ([-1], [0]), ([0, 1], [0])])
-def test_impossible_predictions_are_refused(pred: list[int], label: list[int]) -> None:
-    with pytest.raises(ValueError, match="predictions"):
-        ConfusionMatrix(2).update(torch.tensor(pred), torch.tensor(label))
+@pytest.mark.parametrize("pred", [[2, 1], [-1, 1], [1, 300]])
+@pytest.mark.parametrize("label", [0, 255, 7])
+def test_impossible_predictions_are_refused_when_the_scores_are_read(pred: list[int], label: int) -> None:
+    matrix, other = ConfusionMatrix(2), ConfusionMatrix(2)
+    matrix.update(torch.tensor(pred), torch.full((2,), label))
+    other.merge(matrix)
+    for each in (matrix, other):
+        with pytest.raises(ValueError, match=r"^1 predictions are outside the classes 0\.\.1"):
+            each.scores()
+
+
+def test_predictions_of_another_shape_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        ConfusionMatrix(2).update(torch.tensor([0, 1]), torch.tensor([0]))
+
+
+def test_counting_reads_no_value() -> None:
+    # A tensor on "meta" has none; to read one on a GPU is to wait for it.
+    matrix = ConfusionMatrix(5, device="meta")
+    matrix.update(torch.zeros(9, 9, dtype=torch.uint8, device="meta"), torch.zeros(9, 9, device="meta"))

@@ -16,7 +16,8 @@ from vitrail.data.shards import ShardReader
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
 from vitrail.evaluation.metrics import ConfusionMatrix
-from vitrail.evaluation.predictor import Evaluation, Predictor, evaluate
+from vitrail.evaluation.predictor import Evaluation, Predictor
+from vitrail.evaluation.split import ImageCountError, evaluate_split
 from vitrail.evaluation.trained import TrainedModel
 from vitrail.models.segmentor import Segmentor
 from vitrail.training.checkpoint import score_record
@@ -38,17 +39,19 @@ def evaluate_model(
         UsageError: the data set has other classes than the model.
     """
     manifest = Manifest.load(data)
-    manifest.split(split)
+    expected = manifest.split(split).num_samples
     _refuse_other_classes(described, manifest, data)
     cpus = cpu_share(workers, on_gpu_machines=gpus_per_worker > 0)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
-    task = ray.remote(_count_slice).options(num_cpus=cpus, num_gpus=gpus_per_worker)
+    task = ray.remote(_count_share).options(num_cpus=cpus, num_gpus=gpus_per_worker)
     what = (ray.put((model, described.recipe)), Folder.at(data).uri, split)
     parts = [task.remote(*what, rank=rank, workers=workers, threads=cpus, ms_flip=ms_flip) for rank in range(workers)]
     total = Evaluation(ConfusionMatrix(manifest.num_classes))
     for counts, images in ray.get(parts):
         total.matrix.counts += torch.tensor(counts)  # a copy: Ray's arrays are read-only
         total.images += images
+    if total.images != expected:
+        raise ImageCountError(total.images, expected)
     return score_record(total)
 
 
@@ -81,15 +84,20 @@ def _published(recipe: Recipe) -> str:
     return f"  (published: {figures.miou}, with ms+flip {figures.miou_ms_flip})" if figures else ""
 
 
-def _count_slice(
+def _count_share(
     trained: tuple[Segmentor, Recipe], data: str, split: str, *, rank: int, workers: int, threads: int, ms_flip: bool
 ) -> tuple[Any, int]:
-    """Every `workers`-th image from `rank` on: counts as an array (K + 1, K), and how many images they were."""
+    """One worker's share of the images: counts as an array (K + 1, K), and how many images they were."""
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, recipe = trained
-    predictor = Predictor(model.to(device), recipe, device, ms_flip=ms_flip)
-    reader = ShardReader(data, split)
-    samples = (reader[index] for index in range(rank, len(reader), workers))
-    evaluation = evaluate(predictor, ((sample.image, sample.label) for sample in samples), recipe.model.num_classes)
-    return evaluation.matrix.counts.numpy(), evaluation.images
+    evaluation = evaluate_split(
+        Predictor(model.to(device), recipe, device, ms_flip=ms_flip),
+        ShardReader(data, split),
+        recipe.model.num_classes,
+        rank=rank,
+        world_size=workers,
+        # Beside a GPU the CPUs have nothing else to do; on a CPU they are the network's.
+        threads=max(1, threads - 1) if device == "cuda" else 1,
+    )
+    return evaluation.matrix.counts.cpu().numpy(), evaluation.images

@@ -3,11 +3,12 @@
 logits = SlideInference(crop_size=512, stride=341)(model, images, out_size=(600, 900))
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from vitrail.config import Inference, Recipe, SlideInferenceConfig
 from vitrail.errors import UsageError
@@ -15,12 +16,23 @@ from vitrail.models.layers import full_precision, resize
 
 Size = tuple[int, int]
 """(height, width)"""
+Network = Callable[[Tensor], Tensor]
+"""Normalised images `(N, 3, H, W)` -> logits `(N, K, h, w)`: a segmentor, or what calls one."""
+
+MAX_PIECE_BYTES = 2**27
+"""Of the interpolated logits that `resized_argmax` holds at once; one class is interpolated whole in any case."""
 
 
 class InferenceMode(Protocol):
-    """Logits `(N, K, *out_size)` of normalised images `(N, 3, H, W)`."""
+    """How a network is shown normalised images `(N, 3, H, W)`."""
 
-    def __call__(self, model: nn.Module, images: Tensor, out_size: Size) -> Tensor: ...
+    def logits(self, model: Network, images: Tensor) -> Tensor:
+        """float32 logits `(N, K, h, w)`, to be resized to the size of the images, and from there to the original's."""
+        ...
+
+    def __call__(self, model: Network, images: Tensor, out_size: Size) -> Tensor:
+        """Logits `(N, K, *out_size)`"""
+        ...
 
 
 class SizeRule(Protocol):
@@ -51,9 +63,13 @@ def build_ms_flip(recipe: Recipe) -> "MultiScaleFlip":
 class WholeInference:
     """The network sees the whole image at once (mmsegmentation's `mode='whole'`)."""
 
-    def __call__(self, model: nn.Module, images: Tensor, out_size: Size) -> Tensor:
+    def logits(self, model: Network, images: Tensor) -> Tensor:
+        """The network's own, not yet of the images' size: their padding inside the network is a share of them."""
+        return full_precision(model(images))
+
+    def __call__(self, model: Network, images: Tensor, out_size: Size) -> Tensor:
         """Logits go to the size of the images first, padding included, and from there to `out_size`."""
-        return resize(_logits(model, images), out_size)
+        return resize(_upsampled(model, images), out_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +86,25 @@ class SlideInference:
                 "would have no prediction"
             )
 
-    def __call__(self, model: nn.Module, images: Tensor, out_size: Size) -> Tensor:
-        """The last window of a row or column is moved back inside the image."""
+    def logits(self, model: Network, images: Tensor) -> Tensor:
+        """Of the images' size. The last window of a row or column is moved back inside the image."""
         height, width = images.shape[-2:]
         total = count = None
         for top in self._starts(height):
             for left in self._starts(width):
                 bottom, right = min(top + self.crop_size, height), min(left + self.crop_size, width)
-                logits = _logits(model, images[:, :, top:bottom, left:right])
+                logits = _upsampled(model, images[:, :, top:bottom, left:right])
                 if total is None or count is None:
                     total = logits.new_zeros((len(images), logits.shape[1], height, width))
                     count = logits.new_zeros((height, width))
                 total[:, :, top:bottom, left:right] += logits
                 count[top:bottom, left:right] += 1
         assert total is not None and count is not None
-        return resize(total / count, out_size)
+        return total.div_(count)
+
+    def __call__(self, model: Network, images: Tensor, out_size: Size) -> Tensor:
+        """Averaged logits at `out_size`."""
+        return resize(self.logits(model, images), out_size)
 
     def _starts(self, length: int) -> list[int]:
         last = max(length - self.crop_size, 0)
@@ -131,7 +151,7 @@ class MultiScaleFlip:
         """The sizes at which an image of `height` x `width` is wanted, one per ratio."""
         return [self.sizes(height, width, ratio) for ratio in self.ratios]
 
-    def __call__(self, model: nn.Module, views: Iterable[Tensor], out_size: Size) -> Tensor:
+    def __call__(self, model: Network, views: Iterable[Tensor], out_size: Size) -> Tensor:
         """One normalised tensor `(N, 3, h, w)` per ratio -> probabilities `(N, K, *out_size)`."""
         total, count = None, 0
         for probabilities in self._probabilities(model, views, out_size):
@@ -141,14 +161,39 @@ class MultiScaleFlip:
             raise ValueError("MultiScaleFlip needs at least one view")
         return total / count
 
-    def _probabilities(self, model: nn.Module, views: Iterable[Tensor], out_size: Size) -> Iterator[Tensor]:
+    def _probabilities(self, model: Network, views: Iterable[Tensor], out_size: Size) -> Iterator[Tensor]:
         for view in views:
             yield self.inference(model, view, out_size).softmax(dim=1)
             if self.flip:
                 yield self.inference(model, view.flip(-1), out_size).softmax(dim=1).flip(-1)
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
+def resized_argmax(logits: Tensor, sizes: Sequence[Size], *, max_bytes: int = MAX_PIECE_BYTES) -> Tensor:
+    """The likeliest class of each pixel, `(N, K, h, w)` -> `(N, H, W)`, after resizing to each of `sizes` in turn.
+
+    Bit for bit `argmax` of the resized whole, the first of equal classes included: each class is interpolated on its
+    own, so they can be done a few at a time. The whole would take 5 GB for 150 classes of a photograph of 8 megapixels.
+    """
+    bytes_per_class = sum(height * width for height, width in sizes) * len(logits) * logits.element_size()
+    step = max(1, max_bytes // bytes_per_class)
+    labels, best = _resized_max(logits[:, :step], sizes)
+    for start in range(step, logits.shape[1], step):
+        index, value = _resized_max(logits[:, start : start + step], sizes)
+        # Not `value > best`, because to argmax the first NaN is larger than any number.
+        better = ~((value <= best) | best.isnan())
+        labels = torch.where(better, index.add_(start), labels)
+        best = torch.where(better, value, best)
+    return labels
+
+
+def _resized_max(logits: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
+    for size in sizes:
+        logits = resize(logits, size)
+    best, labels = logits.max(dim=1)
+    return labels, best
+
+
+def _upsampled(model: Network, images: Tensor) -> Tensor:
     """Logits at the size of the images, padding share included: the map is resized, not cropped."""
     return resize(full_precision(model(images)), images.shape[-2:])
 

@@ -26,38 +26,49 @@ class Scores:
 
 
 class ConfusionMatrix:
-    """How often a pixel of one class was predicted as another, in int64.
+    """How often a pixel of one class was predicted as another, in int64; kept and added up on its device.
 
     `counts` is `(K + 1, K)`: rows are labels, columns predictions. The last row holds labels that are neither a class
     nor 255: as in mmsegmentation they are no error, but their pixels belong to the predicted areas.
+
+    `impossible` counts predictions that are no class. They are an error, and `scores` says so, not `update`: to look
+    at every image's would be to wait for the device each time.
     """
 
     def __init__(self, num_classes: int, *, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
         self.counts = torch.zeros((num_classes + 1, num_classes), dtype=torch.int64, device=device)
+        self.impossible = torch.zeros((), dtype=torch.int64, device=device)
 
     def update(self, pred: Tensor, label: Tensor) -> None:
-        """Count predictions 0..K-1 against labels of the same shape, integers of any width."""
+        """Count predictions 0..K-1 against labels of the same shape, integers of any width, without any wait."""
         if pred.shape != label.shape:
             raise ValueError(f"predictions {tuple(pred.shape)} and labels {tuple(label.shape)} differ in shape")
         pred, label = pred.long(), label.long()
-        if pred.numel() and not 0 <= int(pred.min()) <= int(pred.max()) < self.num_classes:
-            raise ValueError(
-                f"predictions from {int(pred.min())} to {int(pred.max())}, classes 0..{self.num_classes - 1}"
-            )
-        outside = (label < 0) | (label >= self.num_classes)
-        row = label.masked_fill(outside, self.num_classes)
+        row = label.masked_fill(_is_outside(label, self.num_classes), self.num_classes)
         ignored = self.counts.numel()
-        cell = (row * self.num_classes + pred).masked_fill(label == IGNORE_INDEX, ignored)
-        counts = torch.bincount(cell.flatten(), minlength=ignored + 1)
-        self.counts += counts[:ignored].view_as(self.counts).to(self.counts.device)
+        cell = (row * self.num_classes + pred).masked_fill_(label == IGNORE_INDEX, ignored)
+        cell = cell.masked_fill_(_is_outside(pred, self.num_classes), ignored + 1).flatten()
+        # Not bincount: on a GPU that asks for the largest value, and waits.
+        counts = cell.new_zeros(ignored + 2).scatter_add_(0, cell, cell.new_ones(()).expand(len(cell)))
+        counts = counts.to(self.counts.device)
+        self.counts += counts[:ignored].view_as(self.counts)
+        self.impossible += counts[-1]
 
     def merge(self, other: "ConfusionMatrix") -> None:
         """Add the counts of other images."""
         self.counts += other.counts.to(self.counts.device)
+        self.impossible += other.impossible.to(self.impossible.device)
+
+    def check(self) -> None:
+        """Wait for the device, and raise `ValueError` if any prediction was not a class."""
+        impossible = int(self.impossible)
+        if impossible:
+            raise ValueError(f"{impossible} predictions are outside the classes 0..{self.num_classes - 1}")
 
     def scores(self) -> Scores:
-        """The metrics of everything counted so far; NaN where nothing was."""
+        """The metrics of everything counted so far; NaN where nothing was. Raises what `check` raises."""
+        self.check()
         counts = self.counts.cpu().numpy()
         intersect = counts.diagonal()
         label_area = counts[:-1].sum(axis=1)
@@ -71,6 +82,10 @@ class ConfusionMatrix:
             acc=acc,
             pixels=int(label_area.sum()),
         )
+
+
+def _is_outside(classes: Tensor, num_classes: int) -> Tensor:
+    return (classes < 0) | (classes >= num_classes)
 
 
 def _divide(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
