@@ -267,6 +267,21 @@ class Recipe(Strict):
         return self.model_copy(update={"model": self.model.model_copy(update={"num_classes": num_classes})})
 
 
+class ComputeConfig(Strict):
+    """How a step is computed. But for rounding, none of it changes what is computed."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products and convolutions in bfloat16; weights, batch norm's statistics and losses stay float32."""
+    compile: bool = False
+    """Whether torch.compile fuses the network's kernels, which takes minutes at the start."""
+    checkpoint_activations: bool = False
+    """Whether transformer blocks and neck are computed again in the backward pass instead of being kept for it."""
+    micro_batch: PositiveInt | Literal["auto"] | None = None
+    """Samples of a worker that go through the network at once; None: all of its share of the batch; "auto": as many as
+    fit into the GPU's memory. Where it is not all, batch norm's statistics are over the micro-batches of all workers,
+    not over the global batch."""
+
+
 class TrackingConfig(Strict):
     """Where a run is recorded in MLflow."""
 
@@ -287,6 +302,8 @@ class RunConfig(Strict):
     data_fingerprint: str
     folder: str
     """Absolute path of the run's own folder, reachable from every worker."""
+    checkpoint_root: str | None = None
+    """Absolute path or URI of the folder of checkpoints; None: `checkpoints` in the run's folder."""
     seed: int = 0
     workers: PositiveInt = 1
     cpus_per_worker: PositiveInt = 1
@@ -297,8 +314,18 @@ class RunConfig(Strict):
     """Of each worker, where it decodes itself."""
     max_failures: int = Field(default=0, ge=-1)
     """How often the workers are restarted from the last checkpoint after a failure; -1 for ever."""
-    keep_checkpoints: PositiveInt = 2
-    """Best checkpoints kept beside the newest."""
+    min_workers: PositiveInt | None = None
+    """Goes on with so many while the cluster has no room for `workers`; None: waits for all of them."""
+    compute: ComputeConfig = ComputeConfig()
+    keep_newest: PositiveInt = 2
+    keep_best: PositiveInt = 1
+    """Checkpoints that are kept; the others are deleted."""
+    save_interval_s: PositiveFloat = 900.0
+    """A checkpoint is due when this long has passed since the last, also between validations."""
+    max_skipped_steps: int = Field(default=0, ge=0)
+    """Steps with a NaN or infinite loss or gradient that are passed over; one more stops the run."""
+    stall_timeout_s: PositiveFloat = 600.0
+    """A worker that makes no step for so long is taken to hang, named with its stack, and ended."""
     tracking: TrackingConfig | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -307,7 +334,13 @@ class RunConfig(Strict):
             "recipe": self.recipe.model_dump(mode="json"),
             "data_fingerprint": self.data_fingerprint,
             "seed": self.seed,
+            **({} if self.compute.precision == "fp32" else {"precision": self.compute.precision}),
         }
+
+    @property
+    def checkpoints(self) -> str:
+        """Absolute path or URI of the folder of checkpoints."""
+        return self.checkpoint_root or f"{self.folder}/checkpoints"
 
     @property
     def run_key(self) -> str:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from vitrail.checkpoint import CHECKPOINTS, file_sha256
+from vitrail.cluster.identity import RUN_FILE, RunExistsError, claim_folder
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.runtime import InfeasibleError
-from vitrail.cluster.trainer import RUN_FILE, RunExistsError, claim_folder, train
+from vitrail.cluster.trainer import train
 from vitrail.config import Recipe, RunConfig, override
 from vitrail.data.shards import DamagedShardError
 from vitrail.errors import UsageError
@@ -95,9 +96,9 @@ def test_workers_that_leave_no_cpu_for_ray_data_are_refused(ray_session: None, t
         plan_run(tiny(global_batch=6), tiny_data, root=tmp_path, workers=3, ingest="ray-data")
 
 
-def test_batch_that_cannot_be_split_is_refused(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"global_batch=4 cannot be split over 3 workers.*global_batch=3"):
-        plan_run(tiny(), tiny_data, root=tmp_path, workers=3)
+def test_more_workers_than_samples_in_a_batch_are_refused(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="global_batch=4 is not enough for 5 workers"):
+        plan_run(tiny(), tiny_data, root=tmp_path, workers=5)
 
 
 def run_config(folder: Path, **changes: object) -> RunConfig:
@@ -121,6 +122,15 @@ def test_existing_run_is_continued_only_when_asked(tmp_path: Path) -> None:
         claim_folder(config, resume=False)
     claim_folder(config.model_copy(update={"workers": 4}), resume=True)
     assert (tmp_path / RUN_FILE).is_file()
+
+
+def test_run_begun_before_a_recipe_had_a_field_is_continued(tmp_path: Path) -> None:
+    config = run_config(tmp_path)
+    claim_folder(config, resume=False)
+    written = json.loads((tmp_path / RUN_FILE).read_text())
+    del written["identity"]["recipe"]["ms_flip"]
+    (tmp_path / RUN_FILE).write_text(json.dumps(written))
+    claim_folder(config, resume=True)
 
 
 def test_unwritable_run_folder_is_a_usage_error(tmp_path: Path) -> None:

@@ -29,21 +29,17 @@ def test_batch_may_be_larger_than_the_data_set() -> None:
     assert [epoch for epoch, _ in places] == [2, 3, 3, 3, 4, 4, 4, 5]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 7, 12])
 def test_slices_of_all_ranks_make_up_the_batch(world_size: int) -> None:
     batch = list(range(12))
     parts = [batch[slice_for(12, rank=rank, world_size=world_size)] for rank in range(world_size)]
     assert list(chain.from_iterable(parts)) == batch
-    assert len({len(part) for part in parts}) == 1
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@pytest.mark.parametrize(
-    ("global_batch", "world_size", "way_out"),
-    [(16, 3, "use global_batch=15 or 18, or 2 workers"), (2, 4, "use global_batch=4, or 2 workers")],
-)
-def test_batch_that_cannot_be_shared_names_the_way_out(global_batch: int, world_size: int, way_out: str) -> None:
-    with pytest.raises(UsageError, match=way_out):
-        slice_for(global_batch, rank=0, world_size=world_size)
+def test_more_workers_than_samples_of_a_batch_are_refused() -> None:
+    with pytest.raises(UsageError, match="global_batch=2 is not enough for 4 workers"):
+        slice_for(2, rank=0, world_size=4)
 
 
 def test_empty_split_is_refused() -> None:

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from vitrail.cluster.runtime import check_feasible, cpu_share, has_cpu_machines
-from vitrail.config import IngestChoice, Recipe, RunConfig, TrackingConfig
+from vitrail.config import ComputeConfig, IngestChoice, Recipe, RunConfig, TrackingConfig
 from vitrail.data.manifest import Manifest
+from vitrail.data.order import slice_for
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
 from vitrail.tracking.store import default_tracking_uri
@@ -22,7 +23,11 @@ def plan_run(
     seed: int = 0,
     workers: int = 1,
     gpus_per_worker: float = 0.0,
+    min_workers: int | None = None,
+    compute: ComputeConfig | None = None,
+    checkpoint_root: str | None = None,
     max_failures: int = 0,
+    max_skipped_steps: int = 0,
     ingest: IngestChoice = "auto",
     tracking_uri: str | None = None,
     experiment: str = "vitrail",
@@ -34,17 +39,13 @@ def plan_run(
     those beside GPUs, if it needs one); of half of them, where Ray Data's tasks are to have the rest.
 
     Raises:
-        UsageError: the data set lacks a training or validation split, or the batch cannot be split evenly.
+        UsageError: the data set lacks a training or validation split, or a batch has fewer samples than workers.
     """
     manifest = Manifest.load(data)
     for split in ("training", "validation"):
         if split not in manifest.splits:
             raise UsageError(f"{data} has no {split} split; training needs training and validation images")
-    if recipe.global_batch % workers:
-        raise UsageError(
-            f"global_batch={recipe.global_batch} cannot be split over {workers} workers; "
-            f"use a number of workers that divides it, or --set global_batch={recipe.global_batch // workers * workers}"
-        )
+    slice_for(recipe.global_batch, rank=0, world_size=workers)
     if ingest == "auto":
         ingest = "ray-data" if gpus_per_worker and has_cpu_machines() else "worker"
     # Machines without a GPU are then Ray Data's alone, so none need be left on those with one.
@@ -67,7 +68,11 @@ def plan_run(
         decode_threads=max(1, cpus - 1) if gpus_per_worker else 1,
         # A few threads do not hinder each other yet, and start at once.
         decode_processes=cpus - 1 if gpus_per_worker and cpus > _MAX_THREADS else 0,
+        min_workers=min_workers,
+        compute=compute or ComputeConfig(),
+        checkpoint_root=Folder.at(checkpoint_root).child(name).uri if checkpoint_root else None,
         max_failures=max_failures,
+        max_skipped_steps=max_skipped_steps,
         tracking=TrackingConfig(
             uri=tracking_uri or default_tracking_uri(root),
             experiment=experiment,

@@ -1,4 +1,4 @@
-"""Showing on the driver what rank 0 is doing: a Ray actor in between, a bar on a terminal, lines elsewhere."""
+"""Showing on the driver what rank 0 posts to the run's board: a bar on a terminal, lines elsewhere."""
 
 import sys
 import threading
@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from vitrail.cluster.board import RunBoard
 
 _POLL_S = 0.5
 _LINE_INTERVAL_S = 10.0
@@ -50,40 +51,23 @@ class TrainStatus:
         return "  ".join(str(part) for part in (self.phase, self.rates, score) if part is not None)
 
 
-class ProgressBoard:
-    """Holds the latest status of one run, as a Ray actor between rank 0 and the driver."""
-
-    def __init__(self) -> None:
-        self._status: TrainStatus | None = None
-
-    def post(self, status: TrainStatus) -> None:
-        """Replace the status."""
-        self._status = status
-
-    def read(self) -> TrainStatus | None:
-        """The latest status, None before the first."""
-        return self._status
-
-
 @contextmanager
-def show_progress(name: str, *, enabled: bool = True) -> Iterator[Any]:
-    """Yield a `ProgressBoard` handle to post to (None when disabled), and print what is posted until the block ends."""
+def show_progress(board: RunBoard, name: str, *, enabled: bool = True) -> Iterator[None]:
+    """Print what is posted to the board until the block ends."""
     if not enabled:
-        yield None
+        yield
         return
-    board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     done = threading.Event()
     thread = threading.Thread(target=_watch, args=(board, name, done), name="progress", daemon=True)
     thread.start()
     try:
-        yield board
+        yield
     finally:
         done.set()
         thread.join(timeout=5 * _POLL_S)
-        ray.kill(board)
 
 
-def _watch(board: Any, name: str, done: threading.Event) -> None:
+def _watch(board: RunBoard, name: str, done: threading.Event) -> None:
     show = _show_bar if sys.stderr.isatty() else _show_lines
     try:
         show(board, name, done)
@@ -92,25 +76,25 @@ def _watch(board: Any, name: str, done: threading.Event) -> None:
         return
 
 
-def _show_bar(board: Any, name: str, done: threading.Event) -> None:
+def _show_bar(board: RunBoard, name: str, done: threading.Event) -> None:
     status_column = TextColumn("{task.fields[s]}")
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), status_column)
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None, s="starting workers")
         while True:
             ended = done.wait(_POLL_S)
-            status = ray.get(board.read.remote())
+            status = board.read()
             if status is not None:
                 bar.update(task, completed=status.step, total=status.total_steps, s=str(status))
             if ended:
                 return
 
 
-def _show_lines(board: Any, name: str, done: threading.Event) -> None:
+def _show_lines(board: RunBoard, name: str, done: threading.Event) -> None:
     printed, due = None, 0.0
     while True:
         ended = done.wait(_POLL_S)
-        status = ray.get(board.read.remote())
+        status = board.read()
         news = status is not None and status != printed
         if news and (ended or time.monotonic() >= due or (printed and status.phase != printed.phase)):
             print(f"{name}  {status.step}/{status.total_steps}  {status}", file=sys.stderr, flush=True)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.checkpoint import CHECKPOINTS, CheckpointInfo, DataSource, best_checkpoint, read_info
+from vitrail.checkpoint import BestScore, CheckpointInfo, DataSource
+from vitrail.cluster.board import RunBoard
 from vitrail.cluster.progress import TrainRates, TrainStatus
 from vitrail.cluster.run_tracker import open_tracker
 from vitrail.config import RunConfig
@@ -15,40 +16,65 @@ from vitrail.data.manifest import Manifest
 from vitrail.data.shards import ShardReader
 from vitrail.evaluation.pictures import prediction_panel
 from vitrail.evaluation.predictor import Evaluation, Predictor
-from vitrail.tracking.tracker import NullTracker, Tracker
+from vitrail.tracking.tracker import NullTracker, Status, Tracker
 from vitrail.training.checkpoint import score_record
+from vitrail.training.continuity import Continuity, RestartClock
+from vitrail.training.finite import NonFiniteStep
+from vitrail.training.throughput import ThroughputCard
 
 NUM_PICTURES = 4
-_STEPS_PER_REPORT = 10
+THROUGHPUT = "throughput.json"
 _FLUSH_TIMEOUT_S = 5.0
 
 
 class Reporter:
     """Reports for rank 0; on the other ranks every call does nothing."""
 
-    def __init__(self, config: RunConfig, manifest: Manifest, tracker: Tracker, *, rank: int, board: Any) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        tracker: Tracker,
+        *,
+        rank: int,
+        board: RunBoard | None,
+        resumed: CheckpointInfo | None,
+    ) -> None:
         self._config = config
         self._manifest = manifest
         self._tracker = tracker
         self._rank = rank
         self._board = board if rank == 0 else None
-        self._best = _best_so_far(config) if rank == 0 else None
+        self._best = _best_so_far(resumed)
+        self._scores: dict[str, float] = {}
+        self._clock = RestartClock(Path(config.folder)) if rank == 0 else None
+        self.ends_as: Status = "FINISHED"
+        """What the run is marked as in MLflow when the workers end."""
         self._status = TrainStatus("starting", 0, config.recipe.total_steps)
 
     @classmethod
     @contextmanager
-    def open(cls, config: RunConfig, manifest: Manifest, *, rank: int, board: Any) -> Iterator["Reporter"]:
+    def open(
+        cls,
+        config: RunConfig,
+        manifest: Manifest,
+        *,
+        rank: int,
+        board: RunBoard | None,
+        resumed: CheckpointInfo | None = None,
+    ) -> Iterator["Reporter"]:
         """A reporter whose MLflow run is finished when the block ends well, and left open for a restart otherwise."""
         tracker = open_tracker(config) if rank == 0 else NullTracker()
         for split, context in (("training", "train"), ("validation", "val")):
             name = f"{manifest.name}-{split}"
             tracker.log_dataset(name, digest=manifest.fingerprint, context=context, source=config.data)
+        reporter = cls(config, manifest, tracker, rank=rank, board=board, resumed=resumed)
         try:
-            yield cls(config, manifest, tracker, rank=rank, board=board)
+            yield reporter
         except BaseException:
             tracker.flush(_FLUSH_TIMEOUT_S)
             raise
-        tracker.finish("FINISHED")
+        tracker.finish(reporter.ends_as)
 
     def started_from(self, start: dict[str, Any] | None) -> None:
         """Note which weights training began with: their source, checksum and coverage."""
@@ -59,12 +85,11 @@ class Reporter:
         self._tracker.set_tags({"vitrail.start": covered, "vitrail.start_sha256": str(start["sha256"])})
         self._tracker.log_dict(start, "start.json")
 
-    def is_due(self, step: int) -> bool:
-        """Whether the losses should be read after this step: seldom, since reading them waits for the device."""
-        return self._rank == 0 and (step % _STEPS_PER_REPORT == 0 or step == self._config.recipe.total_steps)
-
     def steps(self, step: int, lr: float, readings: dict[str, float]) -> None:
         """Report the mean losses and rates of the last steps."""
+        if self._clock is None:
+            return
+        self._clock.reached(step)
         metrics = {f"train/{name}": value for name, value in readings.items()}
         self._tracker.log_metrics({**metrics, "train/lr": lr}, step=step)
         images_left = (self._config.recipe.total_steps - step) * self._config.recipe.global_batch
@@ -76,6 +101,29 @@ class Reporter:
             seconds_left=images_left / readings["images_per_s"],
         )
         self._post(phase="training", step=step, rates=rates)
+
+    def skipped(self, steps: Sequence[NonFiniteStep], ids: Sequence[str], total: int) -> None:
+        """Note steps that were passed over, with all workers' samples of the first of them."""
+        first = steps[0].step
+        text = f"step {first}: loss or gradient is NaN or infinite; samples: {', '.join(ids)}\n"
+        self._tracker.log_text(text, f"non_finite/step_{first:06d}.txt")
+        self._tracker.log_metrics({"train/skipped_steps": float(total)}, step=steps[-1].step)
+        self._post(phase=f"passed over step {first}, which was not finite")
+
+    @property
+    def restarts(self) -> Continuity:
+        """What restarts have cost so far."""
+        assert self._clock is not None
+        return self._clock.kept
+
+    def throughput(self, card: ThroughputCard) -> None:
+        """Leave the run's throughput card with the run, in MLflow and on the driver."""
+        (Path(self._config.folder) / THROUGHPUT).write_text(card.model_dump_json(indent=1))
+        self._tracker.log_dict(card.model_dump(), THROUGHPUT)
+        values = card.model_dump(exclude={"device", "precision"})
+        self._tracker.log_metrics(
+            {f"throughput/{name}": float(value) for name, value in values.items()}, step=self._config.recipe.total_steps
+        )
 
     def phase(self, name: str, step: int) -> None:
         """Say what the workers are doing now."""
@@ -90,6 +138,7 @@ class Reporter:
             self._best = (scores.miou, step)
         names = self._manifest.classes
         per_class = {f"val/IoU/{_metric_name(name)}": float(iou) for name, iou in zip(names, scores.iou, strict=True)}
+        self._scores = {"mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.aacc}
         summary = {"val/mIoU": scores.miou, "val/mAcc": scores.macc, "val/aAcc": scores.aacc}
         best = {"best/val_mIoU": self._best[0], "best/step": float(self._best[1])}
         present = {name: value for name, value in per_class.items() if value == value}
@@ -115,8 +164,13 @@ class Reporter:
             )
             self._tracker.log_image(f"val/{_metric_name(sample.id)}", panel, step=step)
 
-    def describe(self, step: int, evaluation: Evaluation, start: dict[str, Any] | None) -> CheckpointInfo:
-        """What a checkpoint saved now is."""
+    @property
+    def last_scores(self) -> dict[str, float]:
+        """Of the last validation since the start; empty before."""
+        return self._scores
+
+    def describe(self, step: int, evaluation: Evaluation | None, start: dict[str, Any] | None) -> CheckpointInfo:
+        """What a checkpoint saved now is; scored if it was validated now."""
         manifest = self._manifest
         return CheckpointInfo(
             step=step,
@@ -131,20 +185,24 @@ class Reporter:
             ),
             seed=self._config.seed,
             run_key=self._config.run_key,
-            scores=score_record(evaluation),
+            scores=score_record(evaluation) if evaluation is not None else None,
+            best=BestScore(mIoU=self._best[0], step=self._best[1]) if self._best else None,
+            mlflow_run_id=self._tracker.run_id,
             start=start,
         )
 
     def _post(self, **changes: Any) -> None:
         if self._board is not None:
             self._status = replace(self._status, **changes)
-            self._board.post.remote(self._status)
+            self._board.post(self._status)
 
 
-def _best_so_far(config: RunConfig) -> tuple[float, int] | None:
-    folder = best_checkpoint(Path(config.folder) / CHECKPOINTS)
-    info = read_info(folder) if folder else None
-    return (info.scores.mIoU, info.step) if info and info.scores else None
+def _best_so_far(resumed: CheckpointInfo | None) -> tuple[float, int] | None:
+    if resumed is None:
+        return None
+    if resumed.best is not None:
+        return resumed.best.mIoU, resumed.best.step
+    return (resumed.scores.mIoU, resumed.step) if resumed.scores else None  # written by an older version
 
 
 def _rounded(values: Any) -> list[float | None]:

@@ -1,6 +1,6 @@
 """Running one training run on a Ray cluster: its identity, its workers, its end."""
 
-import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,29 +8,25 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from vitrail.checkpoint import CHECKPOINTS, CheckpointInfo, best_checkpoint, latest_checkpoint, read_info
+from vitrail.checkpoint import CheckpointInfo
+from vitrail.checkpoint_store import CheckpointStore
+from vitrail.cluster.board import RunBoard
+from vitrail.cluster.driver import hold_run, stop_on_sigterm
+from vitrail.cluster.identity import claim_folder
 from vitrail.cluster.progress import show_progress
+from vitrail.cluster.reporting import THROUGHPUT
 from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.runtime import check_feasible
 from vitrail.config import RunConfig
 from vitrail.errors import UsageError, VitrailError
 from vitrail.tracking.registration import register
 from vitrail.tracking.registry import Version
+from vitrail.training.throughput import ThroughputCard
+from vitrail.training.watchdog import STALLS, Stall, read_stalls
 
 _COLLECTIVE_TIMEOUT_S = 600
+_RESIZE_INTERVAL_S = 60.0
 _START_FAILURES = 3
-RUN_FILE = "run.json"
-
-
-class RunExistsError(UsageError):
-    """A run folder that was not asked to be continued, or that belongs to another configuration."""
-
-    def __init__(self, folder: str, reason: str) -> None:
-        super().__init__(folder, reason)
-        self.folder, self.reason = folder, reason
-
-    def __str__(self) -> str:
-        return f"{self.folder} {self.reason}"
 
 
 class TrainingError(VitrailError):
@@ -43,6 +39,32 @@ class TrainingError(VitrailError):
     def __str__(self) -> str:
         lines = [f"rank {rank}: {text}" for rank, text in sorted(self.failures.items())]
         return f"run {self.name} failed\n" + "\n".join(lines) + f"\nits checkpoints are kept in {self.folder}"
+
+
+class StalledError(VitrailError):
+    """Workers made no step for too long, and were ended."""
+
+    def __init__(self, name: str, timeout_s: float, stalls: list[Stall], folder: str) -> None:
+        super().__init__(name, timeout_s, stalls, folder)
+        self.name, self.timeout_s, self.stalls, self.folder = name, timeout_s, stalls, folder
+
+    def __str__(self) -> str:
+        # The others waited for the one that hung, whose watchdog was the first to fire.
+        return (
+            f"run {self.name} was ended because it made no step for {self.timeout_s:g} s: {self.stalls[0]}\n"
+            f"its checkpoints are kept in {self.folder}; --resume continues it"
+        )
+
+
+class RunStoppedError(VitrailError):
+    """The run was asked to stop, and has saved its state."""
+
+    def __init__(self, name: str, step: int) -> None:
+        super().__init__(name, step)
+        self.name, self.step = name, step
+
+    def __str__(self) -> str:
+        return f"run {self.name} was stopped after step {self.step} and is saved; --resume continues it"
 
 
 class TrackingUnavailableError(VitrailError):
@@ -84,6 +106,9 @@ def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbac
         RunExistsError: the folder holds a run and `resume` is off, or a run of another identity.
         CoverageError, PretrainedUnavailableError, WeightFileError: the weights to start from cannot be used.
         InfeasibleError: the cluster cannot hold the workers.
+        RunBusyError: another process drives this run.
+        RunStoppedError: this process got a SIGTERM, and the run is saved.
+        NonFiniteError, StalledError, CheckpointWriteError: what ended it on a worker, in a word of its own.
         TrainingError: workers failed more often than `config.max_failures` allows.
     """
     _check_start(config)
@@ -91,31 +116,55 @@ def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbac
     finished = finished_result(config)
     if finished is not None:
         return finished
-    check_feasible(config.workers, cpus_per_worker=config.cpus_per_worker, gpus_per_worker=config.gpus_per_worker)
-    with show_progress(config.name, enabled=show) as board:
-        try:
-            _build_trainer(config, board, callbacks).fit()
-        except ray.train.TrainingFailedError as error:
-            open_tracker(config).finish("FAILED")
-            raise _explained(config, error) from error
+    workers = config.min_workers or config.workers
+    check_feasible(workers, cpus_per_worker=config.cpus_per_worker, gpus_per_worker=config.gpus_per_worker)
+    with hold_run(Path(config.folder)):
+        ended = _fit(config, show=show, callbacks=callbacks)
+    if ended["stopped"]:
+        raise RunStoppedError(config.name, ended["step"])
     return read_result(config)
+
+
+def _fit(config: RunConfig, *, show: bool, callbacks: Any) -> dict[str, Any]:
+    """Run the workers to their end, and say how that was."""
+    shutil.rmtree(Path(config.folder) / STALLS, ignore_errors=True)
+    board = RunBoard.open()
+    try:
+        with show_progress(board, config.name, enabled=show), stop_on_sigterm(board):
+            result = _build_trainer(config, board, callbacks).fit()
+    except ray.train.TrainingFailedError as error:
+        open_tracker(config).finish("FAILED")
+        raise _explained(config, error) from error
+    finally:
+        board.close()
+    ended: dict[str, Any] = result.return_value
+    if show and not ended["stopped"]:
+        _print_throughput(config)
+    return ended
+
+
+def _print_throughput(config: RunConfig) -> None:
+    path = Path(config.folder) / THROUGHPUT
+    if path.is_file():
+        for line in ThroughputCard.model_validate_json(path.read_text()).lines():
+            print(f"{config.name}  {line}", flush=True)
 
 
 def finished_result(config: RunConfig) -> TrainResult | None:
     """What the run left, if it has reached its last step."""
-    root = Path(config.folder) / CHECKPOINTS
-    best, last = best_checkpoint(root), latest_checkpoint(root)
-    if best is None or last is None:
+    store = CheckpointStore.at(config.checkpoints)
+    last = store.newest()
+    if last is None or last.info.step < config.recipe.total_steps:
         return None
-    result = TrainResult(best, read_info(best), last, read_info(last))
-    return result if result.last_info.step == config.recipe.total_steps else None
+    best = store.best() or last
+    return TrainResult(best.fetch(state=False), best.info, last.fetch(), last.info)
 
 
 def read_result(config: RunConfig) -> TrainResult:
     """What a run that has reached its last step left."""
     result = finished_result(config)
     if result is None:
-        raise UsageError(f"{config.folder} holds no checkpoint of step {config.recipe.total_steps}")
+        raise UsageError(f"{config.checkpoints} holds no checkpoint of step {config.recipe.total_steps}")
     return result
 
 
@@ -135,36 +184,10 @@ def register_best(config: RunConfig, result: TrainResult, *, name: str | None = 
     return register(result.best, name=model_name, run_id=tracker.run_id, tracking_uri=config.tracking.uri)
 
 
-def claim_folder(config: RunConfig, *, resume: bool) -> None:
-    """Make the run's folder this run's own, or check that it already is."""
-    path = Path(config.folder) / RUN_FILE
-    if path.is_file():
-        found = json.loads(path.read_text())
-        different = _differences(found["identity"], config.identity())
-        if different:
-            raise RunExistsError(
-                config.folder, "holds another run: " + "; ".join(different) + "; choose another --name"
-            )
-        if not resume:
-            raise RunExistsError(
-                config.folder, "already holds this run; continue it with --resume or choose another --name"
-            )
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".writing")
-        aside.write_text(
-            json.dumps({"identity": config.identity(), "config": config.model_dump(mode="json")}, indent=1)
-        )
-        aside.rename(path)
-    except OSError as error:
-        raise UsageError(f"cannot write the run's folder {config.folder}: {error.strerror}") from error
-
-
 def _check_start(config: RunConfig) -> None:
     """Try the pretrained weights on the model before workers, whose start costs minutes, and the folder are taken."""
     source = config.recipe.pretrained
-    if source is None or latest_checkpoint(Path(config.folder) / CHECKPOINTS) is not None:
+    if source is None or CheckpointStore.at(config.checkpoints).newest() is not None:
         return
     from vitrail.models.segmentor import Segmentor  # late: the controller loads this module too, without timm
     from vitrail.models.weights import load_pretrained
@@ -173,36 +196,49 @@ def _check_start(config: RunConfig) -> None:
     print(f"starts from {source}: {coverage.backbone:.2%} of the backbone's parameters", flush=True)
 
 
-def _enter_worker(settings: dict[str, Any]) -> None:
+def _enter_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Import the worker where it runs: the controller and the driver, which also load this module, do without it."""
     from vitrail.cluster.worker import train_worker
 
-    train_worker(settings)
+    return train_worker(settings)
 
 
 def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTrainer:
     resources = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    storage = _Storage.of(config.checkpoints)
     return TorchTrainer(
         _enter_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers,
+            num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
+            elastic_resize_monitor_interval_s=_RESIZE_INTERVAL_S,
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={name: amount for name, amount in resources.items() if amount},
         ),
         run_config=ray.train.RunConfig(
-            name=CHECKPOINTS,
-            storage_path=config.folder,
+            name=storage.name,
+            storage_path=storage.parent,
             failure_config=ray.train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=_START_FAILURES
-            ),
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=config.keep_checkpoints, checkpoint_score_attribute="mIoU", checkpoint_score_order="max"
             ),
             callbacks=callbacks,
         ),
     )
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The folder of checkpoints in the two parts that Ray Train wants it in."""
+
+    parent: str
+    name: str
+
+    @classmethod
+    def of(cls, uri: str) -> "_Storage":
+        base, mark, query = uri.partition("?")
+        parent, _, name = base.rstrip("/").rpartition("/")
+        return cls(f"{parent}{mark}{query}", name)
 
 
 def _explained(config: RunConfig, error: Exception) -> Exception:
@@ -211,16 +247,8 @@ def _explained(config: RunConfig, error: Exception) -> Exception:
     ours = [failure for failure in failures.values() if isinstance(failure, VitrailError)]
     if ours:
         return ours[0]
+    stalls = read_stalls(Path(config.folder) / STALLS)
+    if stalls:
+        return StalledError(config.name, config.stall_timeout_s, stalls, config.folder)
     texts = {rank: f"{type(failure).__name__}: {failure}".strip() for rank, failure in failures.items()}
     return TrainingError(config.name, texts or {-1: str(error)}, config.folder)
-
-
-def _differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for key in sorted({*found, *asked}):
-        before, now = found.get(key), asked.get(key)
-        if isinstance(before, dict) and isinstance(now, dict):
-            lines += _differences(before, now, f"{prefix}{key}.")
-        elif before != now:
-            lines.append(f"{prefix}{key} is {before!r} there and {now!r} here")
-    return lines

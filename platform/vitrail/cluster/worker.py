@@ -1,202 +1,207 @@
-"""What each training worker runs: set up, then step, report and validate until the last step."""
+"""What each training worker runs: step, report, validate and save, until the last step or until it is told to stop."""
 
-from dataclasses import dataclass
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray.train
-import ray.train.torch
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from vitrail.checkpoint import CHECKPOINTS, latest_checkpoint, read_info
-from vitrail.cluster.ray_data_stream import RayDataStream
+from vitrail.checkpoint_store import CheckpointStore
+from vitrail.cluster.board import RunBoard
+from vitrail.cluster.learner import Learner
+from vitrail.cluster.lockstep import Command, Lockstep
 from vitrail.cluster.reporting import Reporter
 from vitrail.config import RunConfig
-from vitrail.data.batch import Batch
-from vitrail.data.manifest import Manifest
-from vitrail.data.order import StreamPlan
-from vitrail.data.shards import ShardReader
-from vitrail.data.stream import ShardStream, TrainingStream
-from vitrail.errors import VitrailError
-from vitrail.evaluation.predictor import Evaluation, Predictor, evaluate
-from vitrail.models.segmentor import Segmentor
-from vitrail.models.weights import load_pretrained
-from vitrail.training.checkpoint import load_state, load_weights, save_checkpoint
+from vitrail.data.storage import Folder
+from vitrail.evaluation.predictor import Evaluation
+from vitrail.models.flops import TRAINING_FACTOR, nominal_flops
+from vitrail.training.checkpoint import save_checkpoint
+from vitrail.training.finite import FiniteCheck, NonFiniteError
 from vitrail.training.meter import Meter
-from vitrail.training.optimizer import build_optimizer
-from vitrail.training.step import LossModule, seed_step, train_step, validation_steps
+from vitrail.training.prefetch import DevicePrefetcher, PlacedBatch
+from vitrail.training.step import validation_steps
+from vitrail.training.throughput import (
+    ThroughputCard,
+    device_name,
+    measure_matrix_peak,
+    peak_memory_gib,
+    seconds_each,
+)
+from vitrail.training.watchdog import STALLS, Watchdog, stall_file
+
+_STEPS_PER_READING = 10
+"""Steps from one reading of losses to the next, which waits for the device."""
+_HEADROOM_STEPS = 5
 
 
-class ValidationCountError(VitrailError):
-    """The workers together did not see every validation image exactly once."""
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train as one of the run's workers; `settings` holds a dumped `RunConfig` and its `RunBoard` or None.
 
-    def __init__(self, seen: int, expected: int) -> None:
-        super().__init__(seen, expected)
-        self.seen, self.expected = seen, expected
+    Returns the step at which it ended, and whether it was told to.
+    """
+    config, board = RunConfig.model_validate(settings["config"]), settings["board"]
+    rank = ray.train.get_context().get_world_rank()
+    watched = stall_file(Path(config.folder) / STALLS, rank)
+    with Watchdog(watched, timeout_s=config.stall_timeout_s) as watchdog, ExitStack() as stack:
+        learner = Learner.set_up(config)
+        place = learner.place
+        reporter = stack.enter_context(
+            Reporter.open(config, learner.manifest, rank=rank, board=board, resumed=learner.resumed)
+        )
+        lockstep = stack.enter_context(_lockstep(config, board, learner))
+        stream = stack.enter_context(learner.stream())
+        loop = _Loop(learner, reporter, lockstep, watchdog, DevicePrefetcher(stream, place.device))
+        return loop.run()
 
-    def __str__(self) -> str:
-        return f"validation saw {self.seen} images of {self.expected}; its scores would be wrong"
 
-
-def train_worker(settings: dict[str, Any]) -> None:
-    """Train as one of the run's workers; `settings` holds a dumped `RunConfig` and a `ProgressBoard` or None."""
-    worker = TrainWorker.set_up(RunConfig.model_validate(settings["config"]))
-    recipe = worker.config.recipe
-    validate_after, meter = validation_steps(recipe), Meter()
-    with Reporter.open(worker.config, worker.manifest, rank=worker.rank, board=settings["board"]) as reporter:
-        if worker.first_step == 0:
-            reporter.started_from(worker.start)
-            worker.validate(0, reporter)
-        with worker.stream() as stream:
-            for step in range(worker.first_step, recipe.total_steps):
-                batch = next(stream)
-                lr = recipe.schedule.lr(step, recipe.total_steps)
-                seed_step(worker.config.seed, step, worker.rank)
-                meter.add(worker.step(batch, lr), images=recipe.global_batch, wait_s=stream.take_wait_s())
-                done = step + 1
-                if reporter.is_due(done):
-                    reporter.steps(done, lr, meter.read())
-                if done in validate_after:
-                    with meter.pause():
-                        worker.validate_and_save(done, reporter)
+def _lockstep(config: RunConfig, board: RunBoard | None, learner: Learner) -> Lockstep:
+    place = learner.place
+    return Lockstep(rank=place.rank, world_size=place.world_size, board=board, save_interval_s=config.save_interval_s)
 
 
 @dataclass
-class TrainWorker:
-    """One worker's model, optimiser and data, and its place among the others."""
+class _Loop:
+    """The training loop of one worker."""
 
-    config: RunConfig
-    manifest: Manifest
-    rank: int
-    world_size: int
-    device: torch.device
-    segmentor: Segmentor
-    model: nn.Module
-    """What a step calls: the segmentor's loss, inside DistributedDataParallel when there are several workers."""
-    optimizer: torch.optim.Optimizer
-    first_step: int
-    start: dict[str, Any] | None
+    learner: Learner
+    reporter: Reporter
+    lockstep: Lockstep
+    watchdog: Watchdog
+    batches: DevicePrefetcher
+    meter: Meter = field(default_factory=Meter)
 
-    @classmethod
-    def set_up(cls, config: RunConfig) -> "TrainWorker":
-        """Build everything, from the newest checkpoint of the run where there is one."""
-        context = ray.train.get_context()
-        rank, world_size = context.get_world_rank(), context.get_world_size()
-        device = ray.train.torch.get_device()
-        torch.set_num_threads(config.cpus_per_worker)
-        torch.manual_seed(config.seed)
-        segmentor = Segmentor(config.recipe.model)
-        checkpoint = _agreed_checkpoint(config, rank, world_size)
-        start: dict[str, Any] | None = None
-        if checkpoint is not None:
-            segmentor.load_state_dict(load_weights(checkpoint))
-            start = read_info(checkpoint).start
-        elif config.recipe.pretrained is not None:
-            start = load_pretrained(segmentor, config.recipe.pretrained).summary()
-        segmentor = _synchronise_batch_norm(segmentor.to(device), world_size)
-        model: nn.Module = LossModule(segmentor).train()
-        if world_size > 1:
-            model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-        optimizer = build_optimizer(segmentor, config.recipe.optimizer, lr=config.recipe.schedule.peak_lr)
-        first_step = 0
-        if checkpoint is not None:
-            state = load_state(checkpoint)
-            optimizer.load_state_dict(state["optimizer"])
-            first_step = state["step"]
-        manifest = Manifest.load(config.data)
-        return cls(config, manifest, rank, world_size, device, segmentor, model, optimizer, first_step, start)
+    def __post_init__(self) -> None:
+        self.config, self.recipe = self.learner.config, self.learner.config.recipe
+        self.finite = FiniteCheck(skipped=self.learner.skipped)
 
-    @property
-    def predictor(self) -> Predictor:
-        """The model as it stands, ready to predict whole images."""
-        return Predictor(self.segmentor, self.config.recipe, self.device)
+    def run(self) -> dict[str, Any]:
+        """Until the last step, or until the lockstep says stop."""
+        total, validate_after = self.recipe.total_steps, validation_steps(self.recipe)
+        if self.learner.first_step == 0:
+            self.reporter.started_from(self.learner.start)
+            self._validate(0)
+        batch = None
+        for step in range(self.learner.first_step, total):
+            command = self.lockstep.next()
+            if command in (Command.SAVE, Command.STOP) and step > self.learner.first_step:
+                self._read(step)
+                self._save(step)
+            if command == Command.STOP:
+                self.reporter.ends_as = "KILLED"
+                return {"step": step, "stopped": True}
+            batch = self._step(step)
+            if (step + 1) % _STEPS_PER_READING == 0 or step + 1 in validate_after:
+                self._read(step + 1)
+            if step + 1 in validate_after:
+                with self.meter.pause():
+                    self._save(step + 1, self._validate(step + 1))
+        if batch is not None:
+            self._measure(batch)
+        return {"step": total, "stopped": False}
 
-    def stream(self) -> TrainingStream:
-        """This worker's share of every global batch from the first step on."""
-        plan = StreamPlan(
-            seed=self.config.seed,
-            global_batch=self.config.recipe.global_batch,
-            rank=self.rank,
-            world_size=self.world_size,
-            first_step=self.first_step,
-        )
-        reader, transforms = ShardReader(self.config.data, "training"), self.config.recipe.transforms
-        if self.config.ingest == "ray-data":
-            return RayDataStream(reader, transforms, plan)
-        threads, processes = self.config.decode_threads, self.config.decode_processes
-        return ShardStream(reader, transforms, plan, threads=threads, processes=processes)
+    def _step(self, step: int) -> PlacedBatch:
+        self.watchdog.beat(f"step {step}: waiting for a batch")
+        batch = self.batches.take()
+        self.watchdog.beat(f"step {step}: computing it, and exchanging gradients")
+        values = self.learner.step(step, batch.tensors, self.recipe.schedule.lr(step, self.recipe.total_steps))
+        self.finite.add(step, values["grad_norm"], batch.ids)
+        self.batches.prepare_next()
+        self.meter.add(values, images=self.recipe.global_batch, wait_s=self.batches.take_wait_s())
+        return batch
 
-    def step(self, batch: Batch, lr: float) -> dict[str, Tensor]:
-        """One update; returns the losses on the device."""
-        images, sizes, labels = (
-            torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (batch.images, batch.sizes, batch.labels)
-        )
-        max_norm = self.config.recipe.optimizer.max_grad_norm
-        return train_step(self.model, self.optimizer, (images, sizes, labels), lr=lr, max_grad_norm=max_norm)
+    def _read(self, done: int) -> None:
+        """Read the losses since the last reading, which waits for the device, and report them."""
+        if not self.meter.steps:
+            return
+        readings = self.meter.read()
+        self._check_finite()
+        self.reporter.steps(done, self.recipe.schedule.lr(done - 1, self.recipe.total_steps), readings)
 
-    def validate(self, step: int, reporter: Reporter) -> Evaluation:
+    def _check_finite(self) -> None:
+        bad = self.finite.read()
+        if not bad:
+            return
+        # The norm is the same everywhere, so all workers come here together.
+        ids = [name for ids in self.learner.place.gathered(bad[0].ids) for name in ids]
+        self.reporter.skipped(bad, ids, self.finite.skipped)
+        if self.finite.skipped > self.config.max_skipped_steps:
+            raise NonFiniteError(bad[0].step, tuple(ids), self.finite.skipped, self.config.max_skipped_steps)
+
+    def _validate(self, step: int) -> Evaluation:
         """Score the model on the whole validation set. Done before the first step too, so that what would fail there
         fails before the GPU hours, and so that MLflow's pictures begin at step 0."""
-        reporter.phase("validating", step)
-        evaluation = self._evaluate()
-        reporter.validation(step, evaluation)
-        reporter.pictures(self.predictor, step=step)
+        self.watchdog.beat(f"step {step}: validating")
+        self.reporter.phase("validating", step)
+        evaluation = self.learner.evaluate()
+        self.reporter.validation(step, evaluation)
+        self.reporter.pictures(self.learner.predictor, step=step)
         return evaluation
 
-    def validate_and_save(self, step: int, reporter: Reporter) -> None:
-        """Score the model, save it, and tell Ray."""
-        evaluation = self.validate(step, reporter)
-        scores = evaluation.matrix.scores()
-        checkpoint = None
-        if self.rank == 0:
-            info = reporter.describe(step, evaluation, self.start)
-            state = {"optimizer": self.optimizer.state_dict(), "step": step}
-            root = Path(self.config.folder) / CHECKPOINTS
-            folder = save_checkpoint(root, info, weights=self.segmentor.state_dict(), state=state)
-            checkpoint = ray.train.Checkpoint.from_directory(str(folder))
-        metrics = {"step": step, "mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.aacc}
-        # The checkpoint already lies where Ray would have put it, complete.
-        mode = ray.train.CheckpointUploadMode.NO_UPLOAD
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=mode)
+    def _save(self, step: int, evaluation: Evaluation | None = None) -> None:
+        """Copy weights and state, and let Ray Train write them while training goes on; rank 0's do for all."""
+        self.watchdog.beat(f"step {step}: saving")
+        metrics = {"step": step, **self.reporter.last_scores}
+        if self.learner.place.rank != 0:
+            ray.train.report(metrics)
+        else:
+            weights, state = self.learner.snapshot(step, skipped=self.finite.skipped)
+            info = self.reporter.describe(step, evaluation, self.learner.start)
+            config = self.config
 
-    def _evaluate(self) -> Evaluation:
-        self._share_buffers()
-        reader = ShardReader(self.config.data, "validation")
-        mine = (reader[index] for index in range(self.rank, len(reader), self.world_size))
-        samples = ((sample.image, sample.label) for sample in mine)
-        evaluation = evaluate(self.predictor, samples, self.manifest.num_classes)
-        if self.world_size > 1:
-            images = torch.tensor(evaluation.images, device=self.device)
-            counts = evaluation.matrix.counts.to(self.device)
-            for tensor in (images, counts):
-                dist.all_reduce(tensor)
-            evaluation.matrix.counts, evaluation.images = counts, int(images)
-        if evaluation.images != len(reader):
-            raise ValidationCountError(evaluation.images, len(reader))
-        return evaluation
+            def write(_: ray.train.Checkpoint, __: str) -> ray.train.Checkpoint:
+                saved = save_checkpoint(config.checkpoints, info, weights=weights, state=state)
+                CheckpointStore.at(config.checkpoints).prune(newest=config.keep_newest, best=config.keep_best)
+                return _as_ray_knows_it(saved.place)
 
-    def _share_buffers(self) -> None:
-        """Give every worker rank 0's batch-norm statistics, as the next training step would."""
-        if self.world_size > 1:
-            for buffer in self.segmentor.buffers():
-                dist.broadcast(buffer, src=0)
+            # Ray wants a folder to upload, and deletes it afterwards: an empty one of its own.
+            ray.train.report(
+                metrics,
+                checkpoint=ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix="vitrail-")),
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+                checkpoint_upload_fn=write,
+                delete_local_checkpoint_after_upload=True,
+            )
+        self.lockstep.saved()
+
+    def _measure(self, batch: PlacedBatch) -> None:
+        """Fill in the throughput card. Weights are saved already, so that steps on one batch do no harm."""
+        self.watchdog.beat("measuring the throughput")
+        place, steady = self.learner.place, self.meter.steady
+        cached_s = seconds_each(
+            lambda: self.learner.step(self.recipe.total_steps, batch.tensors, 0.0),
+            place.device,
+            repeats=_HEADROOM_STEPS,
+        )
+        peak = measure_matrix_peak(place.device, self.config.compute.precision)
+        if place.rank != 0:
+            return
+        rate = steady.images / steady.seconds
+        flops = TRAINING_FACTOR * nominal_flops(self.recipe.model, self.recipe.transforms.crop_size)
+        running_s = self.meter.totals.seconds + self.meter.first.seconds + self.meter.paused_s
+        restarts = self.reporter.restarts
+        self.reporter.throughput(
+            ThroughputCard(
+                device=device_name(place.device),
+                workers=place.world_size,
+                precision=self.config.compute.precision,
+                images_per_s=rate,
+                images_per_s_per_worker=rate / place.world_size,
+                flops_per_image=flops,
+                matrix_peak_flops=peak,
+                utilisation=rate / place.world_size * flops / peak,
+                data_wait_share=min(1.0, steady.wait_s / steady.seconds),
+                input_headroom=self.recipe.global_batch / (sum(cached_s) / len(cached_s)) / rate,
+                validation_share=self.meter.paused_s / running_s,
+                restarts=restarts.restarts,
+                lost_to_restarts_s=restarts.lost_s,
+                peak_memory_gib=peak_memory_gib(place.device),
+            )
+        )
 
 
-def _agreed_checkpoint(config: RunConfig, rank: int, world_size: int) -> Path | None:
-    """The newest good checkpoint as rank 0 sees it, so that all workers start from the same one."""
-    found = [latest_checkpoint(Path(config.folder) / CHECKPOINTS) if rank == 0 else None]
-    if world_size > 1:
-        dist.broadcast_object_list(found, src=0)
-    return found[0]
-
-
-def _synchronise_batch_norm(segmentor: Segmentor, world_size: int) -> Segmentor:
-    """Statistics over the global batch on GPUs. On CPUs each worker normalises by its own share of the batch."""
-    if world_size > 1 and next(segmentor.parameters()).is_cuda:
-        converted: Segmentor = nn.SyncBatchNorm.convert_sync_batchnorm(segmentor)  # type: ignore[no-untyped-call]
-        return converted
-    return segmentor
+def _as_ray_knows_it(folder: Folder) -> ray.train.Checkpoint:
+    """A checkpoint of the run's storage, by the file system that Ray reaches it through."""
+    storage = ray.train.get_context().get_storage()
+    return ray.train.Checkpoint(f"{storage.experiment_fs_path}/{folder.name}", filesystem=storage.storage_filesystem)

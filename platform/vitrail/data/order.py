@@ -38,7 +38,7 @@ class StreamPlan:
     """What one worker is to see: its part of each global batch from `first_step` on.
 
     Raises:
-        UsageError: the workers cannot share a global batch equally.
+        UsageError: there are more workers than samples in a global batch.
     """
 
     seed: int
@@ -48,32 +48,28 @@ class StreamPlan:
     first_step: int = 0
 
     def __post_init__(self) -> None:
-        slice_for(self.global_batch, rank=self.rank, world_size=self.world_size)
+        assert self._slice
+
+    @property
+    def _slice(self) -> slice:
+        return slice_for(self.global_batch, rank=self.rank, world_size=self.world_size)
 
     @property
     def share(self) -> int:
         """Samples of this worker in a global batch."""
-        return self.global_batch // self.world_size
+        return len(range(self.global_batch)[self._slice])
 
     def places(self, order: SampleOrder, step: int) -> list[tuple[int, int]]:
         """(epoch, index) of each of this worker's samples of `step`."""
-        mine = slice_for(self.global_batch, rank=self.rank, world_size=self.world_size)
-        return order.global_batch(step, self.global_batch)[mine]
+        return order.global_batch(step, self.global_batch)[self._slice]
 
 
 def slice_for(global_batch: int, *, rank: int, world_size: int) -> slice:
-    """The part of a global batch that `rank` works on: contiguous and as long as every other rank's.
+    """The part of a global batch that `rank` works on: contiguous, and as long as the others' to within one.
 
     Raises:
-        UsageError: the ranks cannot share it equally.
+        UsageError: there are more ranks than samples.
     """
-    if global_batch % world_size:
-        below, above = global_batch // world_size * world_size, -(-global_batch // world_size) * world_size
-        sizes = f"global_batch={above}" if below == 0 else f"global_batch={below} or {above}"
-        counts = [n for n in range(world_size, 0, -1) if global_batch % n == 0]
-        raise UsageError(
-            f"global_batch={global_batch} cannot be shared equally by {world_size} workers; "
-            f"use {sizes}, or {counts[0]} workers"
-        )
-    share = global_batch // world_size
-    return slice(rank * share, (rank + 1) * share)
+    if global_batch < world_size:
+        raise UsageError(f"global_batch={global_batch} is not enough for {world_size} workers; use at most that many")
+    return slice(rank * global_batch // world_size, (rank + 1) * global_batch // world_size)

@@ -1,17 +1,36 @@
-"""Throughput and mean losses over the steps since they were last asked for."""
+"""Throughput and mean losses over the steps since they were last asked for, and throughput since the start."""
 
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass
+class Totals:
+    """Over all intervals but the first, which warms up."""
+
+    images: int = 0
+    seconds: float = 0.0
+    wait_s: float = 0.0
 
 
 class Meter:
     """Adds up device tensors without reading them: `read` is the only sync point."""
 
     def __init__(self) -> None:
+        self.totals = Totals()
+        self.first = Totals()
+        """The interval that warms up."""
+        self.paused_s = 0.0
         self._sums: dict[str, Tensor] = {}
         self._reset()
+
+    @property
+    def steady(self) -> Totals:
+        """Throughput since the start, without the first interval where there are others."""
+        return self.totals if self.totals.images else self.first
 
     def add(self, values: dict[str, Tensor], *, images: int, wait_s: float) -> None:
         """Count one step: its losses, its images, and the seconds it waited for them."""
@@ -29,8 +48,17 @@ class Meter:
         means = (torch.stack([self._sums[name].double() for name in names]) / self._steps).tolist()
         elapsed = time.perf_counter() - self._started
         rates = {"images_per_s": self._images / elapsed, "data_wait_share": min(1.0, self._wait_s / elapsed)}
+        interval = self.totals if self.first.images else self.first
+        interval.images += self._images
+        interval.seconds += elapsed
+        interval.wait_s += self._wait_s
         self._reset()
         return {**dict(zip(names, means, strict=True)), **rates}
+
+    @property
+    def steps(self) -> int:
+        """Added since the last reading."""
+        return self._steps
 
     def pause(self) -> "Pause":
         """A context whose time does not count, for validation and saving."""
@@ -54,4 +82,6 @@ class Pause:
         self._entered = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._meter._started += time.perf_counter() - self._entered
+        paused_s = time.perf_counter() - self._entered
+        self._meter._started += paused_s
+        self._meter.paused_s += paused_s

@@ -24,4 +24,5 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, lr: float) -> 
         betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        fused=True,  # one kernel for all parameters, which can also pass over a step without asking the device
     )

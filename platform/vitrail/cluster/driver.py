@@ -1,0 +1,77 @@
+"""The process that drives a run: it holds the run while it lives, and passes a SIGTERM on to the workers."""
+
+import fcntl
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from vitrail.cluster.board import RunBoard
+from vitrail.errors import UsageError
+
+_LOCK = "driver.lock"
+
+
+class RunBusyError(UsageError):
+    """A run that another living process drives."""
+
+    def __init__(self, folder: str, holder: str) -> None:
+        super().__init__(folder, holder)
+        self.folder, self.holder = folder, holder
+
+    def __str__(self) -> str:
+        return f"{self.folder} is being trained by {self.holder}; wait for it to end, or stop it"
+
+
+@contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Keep other processes from driving the run in `folder`; the system lets go when this one ends, however it ends.
+
+    Raises:
+        RunBusyError: another process holds it.
+    """
+    with (folder / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RunBusyError(str(folder), lock.read().strip() or "another process") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process drives the run in `folder`."""
+    path = folder / _LOCK
+    if not path.is_file():
+        return False
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextmanager
+def stop_on_sigterm(board: RunBoard) -> Iterator[None]:
+    """Let a SIGTERM ask the workers to save and end, in place of ending this process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        # Not from inside the handler: it may have interrupted Ray, whose locks are then taken.
+        threading.Thread(target=board.request_stop, args=("SIGTERM",), daemon=True).start()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
