@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vitrail.config import IngestChoice, override
+from vitrail.config import IngestChoice, Precision, choose_compute, override
 from vitrail.errors import exit_codes
 from vitrail.recipes import get_recipe
 
@@ -21,12 +21,23 @@ def main(
     name: Annotated[str | None, typer.Option(help="The run's name [default: recipe and data set].")] = None,
     root: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
     workers: Annotated[int, typer.Option(min=1)] = 1,
+    min_workers: Annotated[
+        int | None, typer.Option(min=1, help="Go on with so many when machines are lost [default: wait for all].")
+    ] = None,
     gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
     seed: int = 0,
     steps: Annotated[int | None, typer.Option(help="Shorthand for --set total_steps=N.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="A weights file, a timm name, or `none`.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value of the recipe.")] = None,
+    global_batch: Annotated[int | None, typer.Option(min=1, help="Shorthand for --set global_batch=N.")] = None,
+    precision: Annotated[Precision, typer.Option(help="auto: bf16 on GPUs, fp32 on CPUs.")] = "auto",
+    micro_batch: Annotated[str | None, typer.Option(help="Samples at once: a number, or `auto`, what fits.")] = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="Fuse the network's kernels with torch.compile.")] = False,
+    checkpoint_activations: Annotated[bool, typer.Option(help="Compute activations twice, to save memory.")] = False,
+    checkpoints: Annotated[str | None, typer.Option(help="Where else to keep them: a folder, s3:// or gs://.")] = None,
+    save_interval: Annotated[float, typer.Option(help="Seconds after which a checkpoint is due.")] = 900.0,
     max_failures: Annotated[int, typer.Option(help="Restarts after failures of workers; -1: any number.")] = 0,
+    skip_non_finite: Annotated[int, typer.Option(min=0, help="Steps with a NaN or infinite loss to pass over.")] = 0,
     ingest: Annotated[IngestChoice, typer.Option(help="Who decodes: workers, or Ray Data.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Continue the run of this name.")] = False,
     register: Annotated[str | None, typer.Option(help="Registered model's name [default: the data set's].")] = None,
@@ -37,8 +48,16 @@ def main(
     """Train RECIPE on a prepared data set."""
     with exit_codes():
         changes = [f"total_steps={steps}"] if steps else []
+        changes += [f"global_batch={global_batch}"] if global_batch else []
         changes += [f"pretrained={'null' if pretrained == 'none' else pretrained}"] if pretrained else []
         chosen = override(get_recipe(recipe), [*changes, *(set_ or [])])
+        compute = choose_compute(
+            precision,
+            gpus=gpus_per_worker > 0,
+            compile=compile_,
+            checkpoint_activations=checkpoint_activations,
+            micro_batch=micro_batch,
+        )
 
         from vitrail.cluster.launch import plan_run
         from vitrail.cluster.runtime import ray_cluster
@@ -53,6 +72,11 @@ def main(
                 seed=seed,
                 workers=workers,
                 gpus_per_worker=gpus_per_worker,
+                min_workers=min_workers,
+                compute=compute,
+                checkpoint_root=checkpoints,
+                save_interval_s=save_interval,
+                max_skipped_steps=skip_non_finite,
                 max_failures=max_failures,
                 ingest=ingest,
                 tracking_uri=tracking_uri,

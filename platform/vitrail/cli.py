@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vitrail import __version__
 from vitrail.cli_models import models_app, ui
+from vitrail.cli_runs import runs_app
 from vitrail.cli_weights import weights_app
 from vitrail.config import override
 from vitrail.errors import exit_codes
@@ -20,6 +21,7 @@ from vitrail.recipes import RECIPES, get_recipe
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, track and promote segmentation models.")
 app.add_typer(models_app, name="models", help="Registered models: browse, promote, roll back.")
 app.add_typer(weights_app, name="weights", help="Weights of mmsegmentation, timm and safetensors, in and out.")
+app.add_typer(runs_app, name="runs", help="Training runs of a folder.")
 app.command("ui")(ui)
 
 

@@ -267,6 +267,9 @@ class Recipe(Strict):
         return self.model_copy(update={"model": self.model.model_copy(update={"num_classes": num_classes})})
 
 
+Precision = Literal["auto", "fp32", "bf16"]
+
+
 class ComputeConfig(Strict):
     """How a step is computed. But for rounding, none of it changes what is computed."""
 
@@ -280,6 +283,19 @@ class ComputeConfig(Strict):
     """Samples of a worker that go through the network at once; None: all of its share of the batch; "auto": as many as
     fit into the GPU's memory. Where it is not all, batch norm's statistics are over the micro-batches of all workers,
     not over the global batch."""
+
+
+def choose_compute(precision: Precision, *, gpus: bool, micro_batch: str | None = None, **flags: bool) -> ComputeConfig:
+    """What a command line asks for: "auto" precision is bf16 on GPUs and fp32 on CPUs.
+
+    Raises:
+        UsageError: a micro-batch that is neither a number of samples nor "auto".
+    """
+    if precision == "auto":
+        precision = "bf16" if gpus else "fp32"
+    return validated(
+        ComputeConfig, {"precision": precision, "micro_batch": micro_batch and _parse(micro_batch), **flags}
+    )
 
 
 class TrackingConfig(Strict):
@@ -322,6 +338,8 @@ class RunConfig(Strict):
     """Checkpoints that are kept; the others are deleted."""
     save_interval_s: PositiveFloat = 900.0
     """A checkpoint is due when this long has passed since the last, also between validations."""
+    resize_interval_s: PositiveFloat = 60.0
+    """How often it is asked whether the cluster has room for more workers, where their number may vary."""
     max_skipped_steps: int = Field(default=0, ge=0)
     """Steps with a NaN or infinite loss or gradient that are passed over; one more stops the run."""
     stall_timeout_s: PositiveFloat = 600.0

@@ -59,6 +59,13 @@ def is_held(folder: Path) -> bool:
     return False
 
 
+def driver_host(folder: Path) -> str | None:
+    """Name of the machine whose process drives, or drove, the run in `folder`."""
+    path = folder / _LOCK
+    _, found, host = path.read_text().partition(" on ") if path.is_file() else ("", "", "")
+    return host.strip() if found else None
+
+
 @contextmanager
 def stop_on_sigterm(board: RunBoard) -> Iterator[None]:
     """Let a SIGTERM ask the workers to save and end, in place of ending this process at once."""

@@ -26,6 +26,7 @@ def plan_run(
     min_workers: int | None = None,
     compute: ComputeConfig | None = None,
     checkpoint_root: str | None = None,
+    save_interval_s: float = 900.0,
     max_failures: int = 0,
     max_skipped_steps: int = 0,
     ingest: IngestChoice = "auto",
@@ -71,6 +72,7 @@ def plan_run(
         min_workers=min_workers,
         compute=compute or ComputeConfig(),
         checkpoint_root=Folder.at(checkpoint_root).child(name).uri if checkpoint_root else None,
+        save_interval_s=save_interval_s,
         max_failures=max_failures,
         max_skipped_steps=max_skipped_steps,
         tracking=TrackingConfig(

@@ -25,7 +25,6 @@ from vitrail.training.throughput import ThroughputCard
 from vitrail.training.watchdog import STALLS, Stall, read_stalls
 
 _COLLECTIVE_TIMEOUT_S = 600
-_RESIZE_INTERVAL_S = 60.0
 _START_FAILURES = 3
 
 
@@ -212,7 +211,7 @@ def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTraine
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
-            elastic_resize_monitor_interval_s=_RESIZE_INTERVAL_S,
+            elastic_resize_monitor_interval_s=config.resize_interval_s,
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={name: amount for name, amount in resources.items() if amount},
         ),
