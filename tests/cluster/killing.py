@@ -24,7 +24,9 @@ def start_job(*arguments: object, log: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
 
 
-def wait_until(happens: Callable[[], object], job: "subprocess.Popen[bytes]", log: Path, timeout_s: float = 240) -> None:
+def wait_until(
+    happens: Callable[[], object], job: "subprocess.Popen[bytes]", log: Path, timeout_s: float = 240
+) -> None:
     """Return when it happens; fail with the job's output if that ends, or time does, before."""
     deadline = time.monotonic() + timeout_s
     while not happens():

@@ -4,9 +4,7 @@ Everything that is compared is done in turn, in one run, on the same images and,
 core. Figures are medians.
 """
 
-import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +14,7 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from vitrail.benchmark import peer_pipeline
+from vitrail.benchmark.asking import NO_PEER, Responder
 from vitrail.benchmark.record import Timing, median_ratio
 from vitrail.config import TransformConfig
 from vitrail.data.batch import Assembly, SampleLoader
@@ -26,7 +24,6 @@ from vitrail.data.order import StreamPlan
 from vitrail.data.photometric import distort, draw_distortion
 from vitrail.data.shards import ShardReader
 from vitrail.data.stream import ShardStream, TrainingStream
-from vitrail.errors import UsageError
 
 _GLOBAL_BATCH = 16
 _PLAN = StreamPlan(seed=0, global_batch=_GLOBAL_BATCH)
@@ -212,9 +209,9 @@ class DataBenchmark:
 class Peer:
     """mmsegmentation in its own Python, asked to do its pass again and again."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-        self.images: int = self._answer()["images"]
+    def __init__(self, responder: Responder) -> None:
+        self._responder = responder
+        self.images: int = responder.ask(do="count")["images"]
 
     @classmethod
     @contextmanager
@@ -227,27 +224,12 @@ class Peer:
         if python is None:
             yield None
             return
-        command = [str(python), peer_pipeline.__file__, str(source)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                yield cls(process)
-            finally:
-                process.terminate()
+        with Responder.start(python, "peer_pipeline.py", [source], complaint=NO_PEER) as responder:
+            yield cls(responder)
 
     def measure(self) -> dict[str, dict[str, float]]:
         """One pass over its images: seconds by the clock and of CPU."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("again\n")
-        self._process.stdin.flush()
-        answer: dict[str, dict[str, float]] = self._answer()
-        return answer
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise UsageError("the Python of --peer-python could not run mmsegmentation; its own message is above")
-        return json.loads(line)
+        return self._responder.ask(do="pass")
 
 
 class _Collate:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from vitrail.config import Strict
 
+_LOAD_AT_START = os.getloadavg()[0]  # this module is imported before anything is measured
 _PACKAGES = ("vitrail", "torch", "ray", "numpy", "opencv-python-headless", "albumentations", "pyarrow", "timm")
 
 
@@ -41,6 +42,18 @@ class BenchmarkRecord(Strict):
             versions={name: _version(name) for name in _PACKAGES},
             results=results,
         )
+
+    @property
+    def machine_name(self) -> str:
+        """The machine in a few words."""
+        gpu = f"{self.machine['gpu']}, " if "gpu" in self.machine else ""
+        return f"{gpu}{self.machine['cpu']}, {self.machine['cores']} cores"
+
+    def write(self, path: Path | None) -> None:
+        """Leave it at `path` as JSON, if there is one."""
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.model_dump_json(indent=1) + "\n")
 
 
 @dataclass
@@ -79,7 +92,7 @@ def median_ratio(above: Timing, below: Timing) -> float:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores and load of this machine; no name or address of it."""
+    """Processor, cores, GPU and load of this machine; no name or address of it."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -90,8 +103,17 @@ def describe_machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": round(_LOAD_AT_START, 2),
+        **_describe_gpu(),
     }
+
+
+def _describe_gpu() -> dict[str, Any]:
+    """What a measurement that has used torch can have used; without torch, nothing."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
 
 
 def _version(package: str) -> str:

@@ -1,6 +1,6 @@
 """One worker's model, optimiser and data, and its place among the other workers of the run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -164,8 +164,8 @@ class Learner:
             weight=len(batch[0]) * self.place.world_size / recipe.global_batch,
         )
 
-    def evaluate(self) -> Evaluation:
-        """Counts over the whole validation set, the same on every worker.
+    def evaluate(self, on_image: Callable[[], None]) -> Evaluation:
+        """Counts over the whole validation set, the same on every worker; `on_image` is called after each of its own.
 
         Raises:
             ImageCountError: the workers together did not see every image exactly once.
@@ -174,7 +174,13 @@ class Learner:
         rank, world_size = self.place.rank, self.place.world_size
         threads = max(1, self.config.cpus_per_worker - 1)
         evaluation = evaluate_split(
-            self.predictor, reader, self.manifest.num_classes, rank=rank, world_size=world_size, threads=threads
+            self.predictor,
+            reader,
+            self.manifest.num_classes,
+            rank=rank,
+            world_size=world_size,
+            threads=threads,
+            on_image=on_image,
         )
         if world_size > 1:
             images = torch.tensor(evaluation.images, device=self.place.device)

@@ -132,9 +132,10 @@ class _Loop:
     def _validate(self, step: int) -> Evaluation:
         """Score the model on the whole validation set. Done before the first step too, so that what would fail there
         fails before the GPU hours, and so that MLflow's pictures begin at step 0."""
-        self.watchdog.beat(f"step {step}: validating")
+        doing = f"step {step}: validating"
+        self.watchdog.beat(doing)
         self.reporter.phase("validating", step)
-        evaluation = self.learner.evaluate()
+        evaluation = self.learner.evaluate(on_image=lambda: self.watchdog.beat(doing))
         self.reporter.validation(step, evaluation)
         self.reporter.pictures(self.learner.predictor, step=step)
         return evaluation

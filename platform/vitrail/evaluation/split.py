@@ -58,6 +58,7 @@ def evaluate_split(
     world_size: int = 1,
     threads: int = 1,
     max_pixels: int = MAX_BATCH_PIXELS,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Counts, on the predictor's device, over this rank's share of the split; together the ranks have each image once.
 
@@ -66,6 +67,7 @@ def evaluate_split(
     Args:
         threads: decode in that many threads, ahead of the network.
         max_pixels: of a batch, as the network sees it.
+        on_image: called after each image, for whoever watches that it goes on.
 
     Raises:
         DataError: a sample that cannot be read; the message names it.
@@ -82,6 +84,7 @@ def evaluate_split(
         for result in results:
             evaluation.matrix.update(result.prediction, result.label)
             evaluation.images += 1
+            on_image()
     evaluation.matrix.check()
     return evaluation
 
