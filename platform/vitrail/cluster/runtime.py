@@ -18,7 +18,7 @@ _TRAIN_SETTINGS = {
 }
 """What Ray Train's controller and workers inherit from the driver's environment."""
 
-_HEALTH_CHECKS = {
+HEALTH_CHECKS = {
     # A machine that went away without a word is missed after 12 seconds, not after 65.
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "4000",
@@ -52,7 +52,7 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> Non
         # Two actors fewer per run: one machine is not preempted in part, and nobody scrapes its metrics.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-        for name, value in _HEALTH_CHECKS.items():
+        for name, value in HEALTH_CHECKS.items():
             os.environ.setdefault(name, value)
     options = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
     # Says at every start that token authentication is on, which is Ray's default and ours.

@@ -26,6 +26,8 @@ from vitrail.training.watchdog import STALLS, Stall, read_stalls
 
 _COLLECTIVE_TIMEOUT_S = 600
 _START_FAILURES = 3
+_RAYS_OWN = "ray"
+"""Folder beside the checkpoints for what Ray Train keeps of the run."""
 
 
 class TrainingError(VitrailError):
@@ -204,7 +206,6 @@ def _enter_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTrainer:
     resources = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
-    storage = _Storage.of(config.checkpoints)
     return TorchTrainer(
         _enter_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},
@@ -216,28 +217,16 @@ def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTraine
             resources_per_worker={name: amount for name, amount in resources.items() if amount},
         ),
         run_config=ray.train.RunConfig(
-            name=storage.name,
-            storage_path=storage.parent,
+            name=_RAYS_OWN,
+            storage_path=config.checkpoints,
+            # It keeps pointers to our checkpoints, of which it needs the last alone.
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=_START_FAILURES
             ),
             callbacks=callbacks,
         ),
     )
-
-
-@dataclass(frozen=True)
-class _Storage:
-    """The folder of checkpoints in the two parts that Ray Train wants it in."""
-
-    parent: str
-    name: str
-
-    @classmethod
-    def of(cls, uri: str) -> "_Storage":
-        base, mark, query = uri.partition("?")
-        parent, _, name = base.rstrip("/").rpartition("/")
-        return cls(f"{parent}{mark}{query}", name)
 
 
 def _explained(config: RunConfig, error: Exception) -> Exception:

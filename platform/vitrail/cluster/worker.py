@@ -1,5 +1,6 @@
 """What each training worker runs: step, report, validate and save, until the last step or until it is told to stop."""
 
+import json
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -8,13 +9,12 @@ from typing import Any
 
 import ray.train
 
-from vitrail.checkpoint_store import CheckpointStore
+from vitrail.checkpoint_store import CheckpointStore, StoredCheckpoint
 from vitrail.cluster.board import RunBoard
 from vitrail.cluster.learner import Learner
 from vitrail.cluster.lockstep import Command, Lockstep
 from vitrail.cluster.reporting import Reporter
 from vitrail.config import RunConfig
-from vitrail.data.storage import Folder
 from vitrail.evaluation.predictor import Evaluation
 from vitrail.models.flops import TRAINING_FACTOR, nominal_flops
 from vitrail.training.checkpoint import save_checkpoint
@@ -154,7 +154,7 @@ class _Loop:
             def write(_: ray.train.Checkpoint, __: str) -> ray.train.Checkpoint:
                 saved = save_checkpoint(config.checkpoints, info, weights=weights, state=state)
                 CheckpointStore.at(config.checkpoints).prune(newest=config.keep_newest, best=config.keep_best)
-                return _as_ray_knows_it(saved.place)
+                return _pointer_to(saved)
 
             # Ray wants a folder to upload, and deletes it afterwards: an empty one of its own.
             ray.train.report(
@@ -202,7 +202,12 @@ class _Loop:
         )
 
 
-def _as_ray_knows_it(folder: Folder) -> ray.train.Checkpoint:
-    """A checkpoint of the run's storage, by the file system that Ray reaches it through."""
+def _pointer_to(saved: StoredCheckpoint) -> ray.train.Checkpoint:
+    """What Ray Train keeps of a checkpoint: where it is. The checkpoint itself it could only keep or delete by rules of
+    its own, and it refuses to go on with a run that lacks one it knows."""
     storage = ray.train.get_context().get_storage()
-    return ray.train.Checkpoint(f"{storage.experiment_fs_path}/{folder.name}", filesystem=storage.storage_filesystem)
+    place, files = f"{storage.experiment_fs_path}/{saved.name}", storage.storage_filesystem
+    files.create_dir(place)
+    with files.open_output_stream(f"{place}/checkpoint_at.json") as stream:
+        stream.write(json.dumps({"checkpoint": str(saved), "step": saved.info.step}).encode())
+    return ray.train.Checkpoint(place, filesystem=files)
