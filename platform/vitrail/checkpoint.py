@@ -176,22 +176,6 @@ def superseded(scored: Mapping[str, tuple[int, float | None]], *, newest: int, b
     return [name for name in by_step if name not in kept]
 
 
-def latest_checkpoint(root: Path) -> Path | None:
-    """`CheckpointStore.newest` of a folder on this machine."""
-    from vitrail.checkpoint_store import CheckpointStore  # late: it needs vitrail.data, which models.weights must not
-
-    found = CheckpointStore.at(root).newest()
-    return found.place.local if found else None
-
-
-def best_checkpoint(root: Path) -> Path | None:
-    """`CheckpointStore.best` of a folder on this machine."""
-    from vitrail.checkpoint_store import CheckpointStore
-
-    found = CheckpointStore.at(root).best()
-    return found.place.local if found else None
-
-
 def file_sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -20,12 +20,11 @@ from vitrail.checkpoint import (
     CheckpointWriteError,
     DataSource,
     ScoreRecord,
-    best_checkpoint,
-    latest_checkpoint,
     read_info,
     superseded,
     verify,
 )
+from vitrail.checkpoint_store import CheckpointStore, StoredCheckpoint
 from vitrail.errors import UsageError
 from vitrail.recipes import get_recipe
 from vitrail.training.checkpoint import load_state, load_weights, restore_rng_state, rng_state, save_checkpoint
@@ -118,32 +117,11 @@ def test_same_step_again_gets_a_name_of_its_own(tmp_path: Path) -> None:
     assert [save(tmp_path, 7).name for _ in range(3)] == ["step_000007", "step_000007-1", "step_000007-2"]
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, STATE])
-def test_damaged_newest_is_passed_over_with_a_warning(tmp_path: Path, name: str) -> None:
-    older, newer = save(tmp_path, 1), save(tmp_path, 2)
-    data = bytearray((newer / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (newer / name).write_bytes(data)
-    with pytest.warns(UserWarning, match="does not match its checksum"):
-        assert latest_checkpoint(tmp_path) == older
-
-
 def test_missing_file_is_named(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     (folder / STATE).unlink()
     with pytest.raises(CheckpointError, match=f"{STATE} is missing"):
         verify(folder)
-
-
-def test_best_is_the_highest_score_and_the_latest_the_last_step(tmp_path: Path) -> None:
-    best, _, last = save(tmp_path, 1, 0.7), save(tmp_path, 2, 0.2), save(tmp_path, 3, 0.6)
-    assert best_checkpoint(tmp_path) == best
-    assert latest_checkpoint(tmp_path) == last
-
-
-def test_no_checkpoint_yet(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path) is None
-    assert best_checkpoint(tmp_path) is None
 
 
 def test_checkpoint_from_before_the_best_score_was_kept_is_read(tmp_path: Path) -> None:
@@ -153,7 +131,7 @@ def test_checkpoint_from_before_the_best_score_was_kept_is_read(tmp_path: Path) 
     (folder / INFO).write_text(json.dumps(values))
     found = read_info(folder)
     assert (found.format_version, found.step, found.best, found.mlflow_run_id) == (1, 1, None, None)
-    assert latest_checkpoint(tmp_path) == folder
+    assert CheckpointStore.at(tmp_path).newest() == StoredCheckpoint.at(folder)
 
 
 def test_newer_format_is_refused_by_name(tmp_path: Path) -> None:

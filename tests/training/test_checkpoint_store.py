@@ -203,7 +203,7 @@ def test_readers_find_a_good_checkpoint_while_others_are_deleted(store: Checkpoi
         warnings.simplefilter("always")
         for reader in readers:
             reader.start()
-        for step in range(1, 150 if store.root.local else 12):
+        for step in range(1, 150 if store.root.local else 8):
             save(store, step, step / 1000)
             saved = step
             store.prune(newest=1, best=1)

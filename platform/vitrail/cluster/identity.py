@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vitrail.checkpoint_store import CheckpointStore
 from vitrail.config import Recipe, RunConfig
 from vitrail.errors import UsageError
 
@@ -47,6 +48,29 @@ def claim_folder(config: RunConfig, *, resume: bool) -> None:
         aside.rename(path)
     except OSError as error:
         raise UsageError(f"cannot write the run's folder {config.folder}: {error.strerror}") from error
+
+
+def check_checkpoints(config: RunConfig) -> None:
+    """Refuse to go on from checkpoints of another run, which a folder of checkpoints named by the user may hold.
+
+    Raises:
+        RunExistsError: they are of another recipe, data set or seed.
+    """
+    found = CheckpointStore.at(config.checkpoints).checkpoints()
+    if not found:
+        return
+    info = found[-1].info
+    theirs = {
+        "recipe": info.recipe.model_dump(mode="json"),
+        "data_fingerprint": info.data.fingerprint,
+        "seed": info.seed,
+    }
+    ours = {key: value for key, value in config.identity().items() if key in theirs}
+    different = _differences(theirs, ours)
+    if different:
+        raise RunExistsError(
+            config.checkpoints, "holds checkpoints of another run: " + "; ".join(different) + "; choose another place"
+        )
 
 
 def _as_written_today(identity: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from vitrail.checkpoint import CheckpointInfo
 from vitrail.checkpoint_store import CheckpointStore
 from vitrail.cluster.board import RunBoard
 from vitrail.cluster.driver import hold_run, stop_on_sigterm
-from vitrail.cluster.identity import claim_folder
+from vitrail.cluster.identity import check_checkpoints, claim_folder
 from vitrail.cluster.progress import show_progress
 from vitrail.cluster.reporting import THROUGHPUT
 from vitrail.cluster.run_tracker import open_tracker
@@ -113,6 +113,7 @@ def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbac
         TrainingError: workers failed more often than `config.max_failures` allows.
     """
     _check_start(config)
+    check_checkpoints(config)
     claim_folder(config, resume=resume)
     finished = finished_result(config)
     if finished is not None:
