@@ -79,12 +79,23 @@ def test_full_disk_is_said_and_the_last_checkpoint_stays_good(
 def test_run_keeps_its_checkpoints_in_a_store_and_another_machine_goes_on_from_there(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "s3").mkdir()
     with s3_server(tmp_path / "s3") as server:
         for name, value in {**server.environment, "VITRAIL_CACHE": str(tmp_path / "cache")}.items():
             monkeypatch.setenv(name, value)
         server.client().create_bucket(Bucket="runs")
         place = f"s3://runs/all{server.query}"
-        command = ["upernet_vit-nano_mln_128x128_1k", "--data", tiny_data, "--name", "run", "--checkpoints", place]
+        command = [
+            "upernet_vit-nano_mln_128x128_1k",
+            "--data",
+            tiny_data,
+            "--name",
+            "run",
+            "--checkpoints",
+            place,
+            "--save-interval",
+            3,
+        ]
         command += [argument for change in (*TINY, "total_steps=400") for argument in ("--set", change)]
         log = tmp_path / "log"
         store = CheckpointStore.at(f"s3://runs/all/run{server.query}")

@@ -80,7 +80,7 @@ def life(ray_session: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFa
     life = Life(root / "runs", root / "runs" / "killed", unbroken)
     settings = [argument for change in CHANGES for argument in ("--set", change)]
     command = [RECIPE, "--data", tiny_data, "--root", life.root, "--name", "killed", "--workers", 2, *settings]
-    command += ["--max-failures", 1, "--save-interval", 1]
+    command += ["--max-failures", 1, "--save-interval", 2]
     log = root / "log"
 
     job = start_job(*command, log=log)

@@ -44,7 +44,7 @@ class ThroughputCard(Strict):
         return [
             f"{self.images_per_s:.1f} images/s on {self.workers} x {self.device}, {self.precision} "
             f"({self.images_per_s_per_worker:.1f} each)",
-            f"{self.flops_per_image / 1e9:,.0f} GFLOP per image, {self.utilisation:.0%} of the matrix peak of "
+            f"{self.flops_per_image / 1e9:,.1f} GFLOP per image, {self.utilisation:.0%} of the matrix peak of "
             f"{self.matrix_peak_flops / 1e12:.2f} TFLOP/s",
             f"data wait {self.data_wait_share:.1%}, input headroom {self.input_headroom:.2f}x, "
             f"validation {self.validation_share:.1%}, peak memory {self.peak_memory_gib:.2f} GiB",
