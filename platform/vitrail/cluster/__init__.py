@@ -15,9 +15,14 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # Places on machines that are there are given within a second. A group that asked for one on a lost machine, whose
+    # loss was not noticed yet, asks anew after this time.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
     # Ranks that report unequally would wait for each other for ever.
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+    # A worker whose peer fell silent hangs in an exchange that it cannot be called out of, and is killed either way.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Tune's tables would mix with ours.
     "RAY_AIR_NEW_OUTPUT": "0",

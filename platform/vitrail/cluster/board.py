@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,9 @@ class RunBoard:
 
     @classmethod
     def open(cls) -> "RunBoard":
-        """A new board, which lives until `close`."""
-        return cls(ray.remote(num_cpus=0, max_concurrency=2)(_Board).remote())
+        """A new board, which lives until `close`, on this process's machine: others may be lost while the run lives."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return cls(ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(_Board).remote())
 
     def post(self, status: Any) -> None:
         """Replace the status, without waiting."""

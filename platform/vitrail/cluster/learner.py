@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vitrail.checkpoint import CheckpointInfo
+from vitrail.checkpoint import CheckpointError, CheckpointInfo
 from vitrail.checkpoint_store import CheckpointStore
 from vitrail.cluster.ray_data_stream import RayDataStream
 from vitrail.config import RunConfig
@@ -214,7 +214,10 @@ def _prepare_torch(config: RunConfig, place: Place) -> None:
 
 def _newest_checkpoint(config: RunConfig, place: Place) -> tuple[Path | None, CheckpointInfo | None]:
     """The newest good checkpoint as rank 0 sees it, so that all workers start from the same one."""
-    found = CheckpointStore.at(config.checkpoints).newest() if place.rank == 0 else None
+    store = CheckpointStore.at(config.checkpoints)
+    found = store.newest() if place.rank == 0 else None
+    if found is None and place.rank == 0 and store.checkpoints():
+        raise CheckpointError(config.checkpoints, "none of its checkpoints is good, and to begin anew would hide that")
     found = place.agreed(found)
     return (None, None) if found is None else (found.fetch(), found.info)
 

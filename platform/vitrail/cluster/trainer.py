@@ -14,6 +14,7 @@ from vitrail.cluster.board import RunBoard
 from vitrail.cluster.driver import hold_run, stop_on_sigterm
 from vitrail.cluster.identity import check_checkpoints, claim_folder
 from vitrail.cluster.progress import show_progress
+from vitrail.cluster.recovery import FreshView
 from vitrail.cluster.reporting import THROUGHPUT
 from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.runtime import check_feasible
@@ -25,7 +26,8 @@ from vitrail.training.throughput import ThroughputCard
 from vitrail.training.watchdog import STALLS, Stall, read_stalls
 
 _COLLECTIVE_TIMEOUT_S = 600
-_START_FAILURES = 3
+_START_ATTEMPTS = 60
+"""For each failure allowed: ten minutes of waiting for places, for which Ray Train is told to wait 10 s at a time."""
 _RAYS_OWN = "ray"
 """Folder beside the checkpoints for what Ray Train keeps of the run."""
 
@@ -55,6 +57,17 @@ class StalledError(VitrailError):
             f"run {self.name} was ended because it made no step for {self.timeout_s:g} s: {self.stalls[0]}\n"
             f"its checkpoints are kept in {self.folder}; --resume continues it"
         )
+
+
+class StartError(VitrailError):
+    """The workers found no place, or could not be joined to a group."""
+
+    def __init__(self, name: str, cause: str, way_out: str) -> None:
+        super().__init__(name, cause, way_out)
+        self.name, self.cause, self.way_out = name, cause, way_out
+
+    def __str__(self) -> str:
+        return f"the workers of run {self.name} could not start: {self.cause}\n{self.way_out}"
 
 
 class RunStoppedError(VitrailError):
@@ -109,6 +122,7 @@ def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbac
         InfeasibleError: the cluster cannot hold the workers.
         RunBusyError: another process drives this run.
         RunStoppedError: this process got a SIGTERM, and the run is saved.
+        StartError: the workers found no place for ten minutes, or could not reach each other.
         NonFiniteError, StalledError, CheckpointWriteError: what ended it on a worker, in a word of its own.
         TrainingError: workers failed more often than `config.max_failures` allows.
     """
@@ -155,11 +169,11 @@ def _print_throughput(config: RunConfig) -> None:
 def finished_result(config: RunConfig) -> TrainResult | None:
     """What the run left, if it has reached its last step."""
     store = CheckpointStore.at(config.checkpoints)
-    last = store.newest()
+    last = store.newest(state=False)
     if last is None or last.info.step < config.recipe.total_steps:
         return None
     best = store.best() or last
-    return TrainResult(best.fetch(state=False), best.info, last.fetch(), last.info)
+    return TrainResult(best.fetch(state=False), best.info, last.fetch(state=False), last.info)
 
 
 def read_result(config: RunConfig) -> TrainResult:
@@ -189,7 +203,7 @@ def register_best(config: RunConfig, result: TrainResult, *, name: str | None = 
 def _check_start(config: RunConfig) -> None:
     """Try the pretrained weights on the model before workers, whose start costs minutes, and the folder are taken."""
     source = config.recipe.pretrained
-    if source is None or CheckpointStore.at(config.checkpoints).newest() is not None:
+    if source is None or CheckpointStore.at(config.checkpoints).checkpoints():
         return
     from vitrail.models.segmentor import Segmentor  # late: the controller loads this module too, without timm
     from vitrail.models.weights import load_pretrained
@@ -223,9 +237,11 @@ def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTraine
             # It keeps pointers to our checkpoints, of which it needs the last alone.
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(
-                max_failures=config.max_failures, controller_failure_limit=_START_FAILURES
+                max_failures=config.max_failures,
+                # Counted over the whole run, in which each loss of a machine may cost a few.
+                controller_failure_limit=-1 if config.max_failures < 0 else _START_ATTEMPTS * (1 + config.max_failures),
             ),
-            callbacks=callbacks,
+            callbacks=[*(callbacks or []), FreshView()],
         ),
     )
 
@@ -239,5 +255,18 @@ def _explained(config: RunConfig, error: Exception) -> Exception:
     stalls = read_stalls(Path(config.folder) / STALLS)
     if stalls:
         return StalledError(config.name, config.stall_timeout_s, stalls, config.folder)
+    if isinstance(error, ray.train.ControllerError):
+        return _start_error(config, error.controller_failure)
     texts = {rank: f"{type(failure).__name__}: {failure}".strip() for rank, failure in failures.items()}
     return TrainingError(config.name, texts or {-1: str(error)}, config.folder)
+
+
+def _start_error(config: RunConfig, failure: Exception) -> StartError:
+    text = str(failure).strip()
+    if "process_group" in text:
+        way_out = (
+            "they could not reach each other: where Ray is started, set GLOO_SOCKET_IFNAME (on GPUs also "
+            "NCCL_SOCKET_IFNAME) to the network interface that joins the machines; `ip -br address` lists them"
+        )
+        return StartError(config.name, text.splitlines()[-1], way_out)
+    return StartError(config.name, text, f"`ray status` shows what is free; --resume continues from {config.folder}")
