@@ -47,17 +47,22 @@ class ModelAnswers:
         self._work: Callable[[], object] | None = None
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one of the requests above."""
+        """The answer to one of the requests above; one with the key `failed` where memory ran out."""
+        try:
+            return self._answer(request)
+        except RuntimeError as error:
+            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+                raise
+        self._free()  # not before the error, which holds on to tensors, is gone
+        return {"failed": "out of memory"}
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["do"] == "load":
             self._free()
             self._work = self._build(request["work"], request["batch"])
             return {}
         if request["do"] == "run":
-            try:
-                return self._run(request["times"], request["warm"])
-            except RuntimeError:
-                self._free()
-                raise
+            return self._run(request["times"], request["warm"])
         if request["do"] == "matrix peak":
             return {"flops_per_s": self._matrix_peak()}
         return {

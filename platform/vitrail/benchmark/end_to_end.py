@@ -1,13 +1,14 @@
 """What Ray costs a training run: its steady images per second against a loop of the same steps without Ray.
 
 Each run through Ray Train is followed by the bare loop in this process, on as many threads: on batches that are there
-already, and on the reader that a worker would have. The latter tells Ray's cost from that of decoding.
+already, and on the reader that a worker would have. The latter tells Ray's cost from that of decoding. Ray's workers
+have a niceness of 15 and this process has none, so that whatever else the machine does slows the runs alone.
 """
 
 import itertools
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,17 @@ _WARM_STEPS = 5
 
 
 def measure_end_to_end(
-    recipe: Recipe, data: str, scratch: Path, *, workers: int, steps: int, repeats: int, gpus_per_worker: float = 0.0
+    recipe: Recipe,
+    data: str,
+    scratch: Path,
+    *,
+    workers: int,
+    steps: int,
+    repeats: int,
+    gpus_per_worker: float = 0.0,
+    ingests: Sequence[Ingest] = ("worker", "ray-data"),
 ) -> dict[str, Any]:
-    """Runs fed in both ways, each `repeats` times; runs and tracking go to `scratch`.
+    """Runs fed in these ways, each `repeats` times; runs and tracking go to `scratch`.
 
     Args:
         steps: of a run, of which the first few do not count, and of a bare loop.
@@ -45,7 +54,7 @@ def measure_end_to_end(
         update={"total_steps": steps, "val_interval": steps, "schedule": _short(recipe.schedule, steps)}
     )
     results: dict[str, Any] = {"recipe": recipe.name, "workers": workers, "steps": steps, "batch": recipe.global_batch}
-    for ingest, name in _NAMES.items():
+    for ingest in ingests:
         comparison = Comparison()
         for index in range(repeats):
             with ray_cluster():
@@ -60,7 +69,7 @@ def measure_end_to_end(
                 )
                 train(config, show=False)
             comparison.add(read_card(Path(config.folder)), BareLoop(config))
-        results[f"Ray Train, {name}"] = comparison.results()
+        results[f"Ray Train, {_NAMES[ingest]}"] = comparison.results()
     return results
 
 

@@ -113,16 +113,21 @@ def measure_models(
 ) -> Iterator[dict[str, Any]]:
     """What a record holds so far, after each architecture: its figures by a recipe's name, and which row is which."""
     results: dict[str, Any] = {"device": device, "repeats": repeats, "peer": None, "architectures": {}, "rows": {}}
-    names: dict[str, str] = {}
+    recipes = list(recipes)
+    same = measured_as(recipes)
     for recipe in recipes:
-        key = recipe.model.digest()
-        if key not in names:
-            names[key] = recipe.name
+        if same[recipe.name] == recipe.name:
             bench = ModelBenchmark(recipe, device=device, repeats=repeats, peer_python=peer_python, tell=tell)
             results["architectures"][recipe.name] = bench.measure().model_dump(mode="json")
             results["peer"] = results["peer"] or bench.peer
-        results["rows"][recipe.name] = names[key]
+        results["rows"][recipe.name] = same[recipe.name]
         yield results
+
+
+def measured_as(recipes: Iterable[Recipe]) -> dict[str, str]:
+    """For each recipe, the first of those with the same model, stochastic depth included."""
+    first: dict[str, str] = {}
+    return {recipe.name: first.setdefault(recipe.model.digest(), recipe.name) for recipe in recipes}
 
 
 class ModelBenchmark:
