@@ -136,7 +136,10 @@ class Machines:
 
     def _close(self) -> None:
         self._kill_stopped()
-        self._cluster.shutdown()
+        try:
+            self._cluster.shutdown()
+        except ValueError:  # a run that was given up has joined once more, and is put out by this very error
+            self._cluster.shutdown()
 
 
 def start(config: RunConfig) -> "Future[TrainResult]":
