@@ -31,6 +31,8 @@ _COLUMNS = (
     "training / peer",
     "fps / peer",
 )
+_PAGE_WIDTH = 150
+"""Columns of a page where there is no terminal to ask."""
 _NOTES = (
     "Of two figures, the first is fp32, without TF32, and the second what trains fastest, which `best` names with its "
     f"batch size. Memory is that of a training step at batch {MEMORY_BATCH}: allocated on a GPU, or resident in a "
@@ -68,12 +70,15 @@ def published_tables(folder: Path) -> list[MachineTable]:
 
 
 def print_tables(tables: Iterable[MachineTable]) -> None:
-    """On the terminal."""
+    """On the terminal, with names that leave room for figures."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PAGE_WIDTH)
     for each in tables:
         table = Table(*_COLUMNS, title=each.title)
-        for row in each.rows:
-            table.add_row(*row)
+        table.columns[0].no_wrap = True
+        for name, *figures in each.rows:
+            table.add_row(name.removeprefix("upernet_").removesuffix("_ade20k").replace("_512x512_", " "), *figures)
         console.print(table)
     console.print(_NOTES)
 
