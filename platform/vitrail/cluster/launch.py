@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from vitrail.cluster.runtime import check_feasible, cpu_share, has_cpu_machines
-from vitrail.config import ComputeConfig, IngestChoice, Recipe, RunConfig, TrackingConfig
+from vitrail.config import ComputeConfig, IngestChoice, Recipe, RunConfig, TrackingConfig, choose_compute
 from vitrail.data.manifest import Manifest
 from vitrail.data.order import slice_for
 from vitrail.data.storage import Folder, Place
@@ -70,7 +70,7 @@ def plan_run(
         # A few threads do not hinder each other yet, and start at once.
         decode_processes=cpus - 1 if gpus_per_worker and cpus > _MAX_THREADS else 0,
         min_workers=min_workers,
-        compute=compute or ComputeConfig(),
+        compute=compute or choose_compute("auto", gpus=gpus_per_worker > 0),
         checkpoint_root=Folder.at(checkpoint_root).child(name).uri if checkpoint_root else None,
         save_interval_s=save_interval_s,
         max_failures=max_failures,

@@ -173,15 +173,17 @@ class Learner:
         reader = ShardReader(self.config.data, "validation")
         rank, world_size = self.place.rank, self.place.world_size
         threads = max(1, self.config.cpus_per_worker - 1)
-        evaluation = evaluate_split(
-            self.predictor,
-            reader,
-            self.manifest.num_classes,
-            rank=rank,
-            world_size=world_size,
-            threads=threads,
-            on_image=on_image,
-        )
+        # Images have hundreds of sizes, each of which would be tuned for.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+            evaluation = evaluate_split(
+                self.predictor,
+                reader,
+                self.manifest.num_classes,
+                rank=rank,
+                world_size=world_size,
+                threads=threads,
+                on_image=on_image,
+            )
         if world_size > 1:
             images = torch.tensor(evaluation.images, device=self.place.device)
             counts = evaluation.matrix.counts.to(self.place.device)
