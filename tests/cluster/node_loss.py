@@ -1,6 +1,6 @@
 """Runs that gain and lose machines, on a cluster of several nodes on this machine.
 
-    uv run --no-sync python tests/cluster/node_loss.py gain_and_lose DATA FOLDER
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 uv run --no-sync python tests/cluster/node_loss.py gain_and_lose DATA FOLDER
 
 Prints what was seen as JSON on its last line. In a process of its own, because a process has one Ray.
 """

@@ -76,6 +76,7 @@ def test_full_disk_is_said_and_the_last_checkpoint_stays_good(
     assert not list(small_disk.glob(".writing*"))
 
 
+@pytest.mark.chaos
 def test_run_keeps_its_checkpoints_in_a_store_and_another_machine_goes_on_from_there(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

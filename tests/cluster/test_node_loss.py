@@ -12,13 +12,13 @@ import pytest
 import ray.train
 from killing import ROOT, start_job
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 
 def play(scenario: str, data: Path, folder: Path) -> dict[str, Any]:
     """What a scenario of `node_loss.py` has seen; with a Ray of its own, and none of this process's settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_worker_niceness": "0"}
+    environment |= {"RAY_worker_niceness": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, str(ROOT / "tests/cluster/node_loss.py"), scenario, str(data), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
