@@ -98,6 +98,7 @@ def life(ray_session: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFa
     job = start_job(*command, "--resume", log=log)
     before = step_of(life.folder)
     wait_until(lambda: step_of(life.folder) > before, job, log)
+    wait_until(lambda: life.status() == "RUNNING", job, log)  # told by the outbox, at its own pace
     life.statuses["running"] = life.status()
     kill_with_all_its_processes(job)
     life.statuses["killed"] = life.status()
