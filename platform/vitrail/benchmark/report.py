@@ -31,7 +31,7 @@ _COLUMNS = (
     "training / peer",
     "fps / peer",
 )
-_PAGE_WIDTH = 150
+_PAGE_WIDTH = 200
 """Columns of a page where there is no terminal to ask."""
 _NOTES = (
     "Of two figures, the first is fp32, without TF32, and the second what trains fastest, which `best` names with its "
