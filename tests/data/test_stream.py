@@ -145,7 +145,7 @@ def test_closing_ends_the_threads_and_waiting_is_counted_once(reader: ShardReade
 
 
 def test_wrong_settings_are_refused(reader: ShardReader) -> None:
-    with pytest.raises(UsageError, match="12 cannot be shared equally by 5 workers"):
-        _stream(reader, world_size=5)
+    with pytest.raises(UsageError, match="12 is not enough for 13 workers"):
+        _stream(reader, world_size=13)
     with pytest.raises(UsageError, match="threads=-1"):
         _stream(reader, threads=-1)
