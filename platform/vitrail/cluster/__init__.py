@@ -24,6 +24,8 @@ _SETTINGS = {
     # A worker whose peer fell silent hangs in an exchange that it cannot be called out of, and is killed either way.
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Its notes on each execution would break ours.
+    "RAY_DATA_LOG_LEVEL": "ERROR",
     # Tune's tables would mix with ours.
     "RAY_AIR_NEW_OUTPUT": "0",
     # Drivers and controllers take no CPU, so more processes than CPUs are no reason for a warning.

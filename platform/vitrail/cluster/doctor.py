@@ -6,7 +6,6 @@
 Rows are groups of samples, so that a task is worth its start.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -140,7 +139,6 @@ def _map_groups(look: Callable[[_Group], list[Record]], groups: Sequence[_Group]
             records, fault = "[]", str(error)
         return {"size": group.stop - group.start, "records": records, "fault": fault}
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on each execution would break the progress bar
     rows = [{"group": group.model_dump_json()} for group in groups]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(look_at)
     for row in dataset.iter_rows():

@@ -1,6 +1,5 @@
 """Prepares a data set with Ray Data: one row per shard, each written by the task that maps it; the manifest last."""
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -140,7 +139,6 @@ def _map_plans(plans: list[ShardPlan], source: Folder, folder: Folder) -> Iterat
 
     if not plans:  # nothing but faults
         return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on each execution would break the progress bar
     rows = [{"index": index, "plan": plan.model_dump_json()} for index, plan in enumerate(plans)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(write)
     for row in dataset.iter_rows():

@@ -3,12 +3,12 @@
     plan = StreamPlan(seed=0, global_batch=16, rank=rank, world_size=world_size)
     stream = RayDataStream(ShardReader("data/ade20k", "training"), recipe.transforms, plan)
 
-Bit for bit what `ShardStream` gives. Each worker runs an execution of its own: a task makes a *block*, this worker's
+Bit for bit what `ShardStream` gives. Each worker has an execution of its own: a task makes a *block*, this worker's
 part of several consecutive steps, and blocks come back in order. So nothing depends on how Ray Data would split rows
-among workers, no tail is dropped, and a restart begins at any step with any number of workers.
+among workers, no tail is dropped, and a restart begins at any step with any number of workers. What schedules the
+tasks is an actor beside the worker: in the worker's own process, it would hold Python's lock and stretch every step.
 """
 
-import logging
 import pickle
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,9 +115,10 @@ class _Execution:
         context.target_max_block_size = None  # or a block might be cut in two
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = -1  # a long validation is no reason to give up
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on each execution would break progress bars
+        context.print_on_execution_start = False
         self._steps = range(first_step, first_step + count * maker.steps_per_block, maker.steps_per_block)
-        self._rows: Generator[dict[str, Any]] = iter(dataset.iter_batches(batch_size=None, prefetch_batches=1))
+        (scheduled,) = dataset.streaming_split(1)
+        self._rows: Generator[dict[str, Any]] = iter(scheduled.iter_batches(batch_size=None, prefetch_batches=1))
         self._first = next(self._rows)
 
     def blocks(self) -> Iterator[Batch]:
