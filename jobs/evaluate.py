@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from vitrail import options
 from vitrail.errors import exit_codes
 
 
@@ -19,19 +20,19 @@ def main(
     model: Annotated[
         str, typer.Argument(help="Checkpoint folder, imported file, or models:/NAME@alias (or /VERSION).")
     ],
-    data: Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")],
+    data: options.Data,
     split: str = "validation",
     ms_flip: Annotated[bool, typer.Option(help="Average over six scales, each also mirrored.")] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Test otherwise: inference.kind=slide, ms_flip.relative_to=image, …"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1)] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
+    workers: options.Workers = 1,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
     out: Annotated[Path | None, typer.Option(help="Write the scores here as JSON too.")] = None,
-    root: Annotated[Path, typer.Option(help="Folder of runs, for the local MLflow store.")] = Path("runs"),
-    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")] = None,
+    root: options.Root = Path("runs"),
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
 ) -> None:
     """Print mIoU, mAcc, aAcc and the IoU of every class."""
     with exit_codes():

@@ -10,40 +10,41 @@ from typing import Annotated
 
 import typer
 
-from vitrail.config import IngestChoice, Precision, choose_compute, override
+from vitrail import options
+from vitrail.config import IngestChoice, choose_compute, override
 from vitrail.errors import exit_codes
 from vitrail.recipes import get_recipe
 
 
 def main(
     recipe: Annotated[str, typer.Argument(help="A recipe's name; `vitrail recipes` lists them.")],
-    data: Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")],
+    data: options.Data,
     name: Annotated[str | None, typer.Option(help="The run's name [default: recipe and data set].")] = None,
-    root: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
-    workers: Annotated[int, typer.Option(min=1)] = 1,
+    root: options.Root = Path("runs"),
+    workers: options.Workers = 1,
     min_workers: Annotated[
         int | None, typer.Option(min=1, help="Go on with so many when machines are lost [default: wait for all].")
     ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
     seed: int = 0,
     steps: Annotated[int | None, typer.Option(help="Shorthand for --set total_steps=N.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="A weights file, a timm name, or `none`.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value of the recipe.")] = None,
+    set_: options.Set = None,
     global_batch: Annotated[int | None, typer.Option(min=1, help="Shorthand for --set global_batch=N.")] = None,
-    precision: Annotated[Precision, typer.Option(help="auto: bf16 on GPUs, fp32 on CPUs.")] = "auto",
-    micro_batch: Annotated[str | None, typer.Option(help="Samples at once: a number, or `auto`, what fits.")] = None,
-    compile_: Annotated[bool, typer.Option("--compile", help="Fuse the network's kernels with torch.compile.")] = False,
-    checkpoint_activations: Annotated[bool, typer.Option(help="Compute activations twice, to save memory.")] = False,
+    precision: options.Precision = "auto",
+    micro_batch: options.MicroBatch = None,
+    compile_: options.Compile = False,
+    checkpoint_activations: options.CheckpointActivations = False,
     checkpoints: Annotated[str | None, typer.Option(help="Where else to keep them: a folder, s3:// or gs://.")] = None,
     save_interval: Annotated[float, typer.Option(help="Seconds after which a checkpoint is due.")] = 900.0,
     max_failures: Annotated[int, typer.Option(help="Restarts after failures of workers; -1: any number.")] = 0,
     skip_non_finite: Annotated[int, typer.Option(min=0, help="Steps with a NaN or infinite loss to pass over.")] = 0,
     ingest: Annotated[IngestChoice, typer.Option(help="Who decodes: workers, or Ray Data.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Continue the run of this name.")] = False,
-    register: Annotated[str | None, typer.Option(help="Registered model's name [default: the data set's].")] = None,
+    register: options.Register = None,
     experiment: str = "vitrail",
-    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")] = None,
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
 ) -> None:
     """Train RECIPE on a prepared data set."""
     with exit_codes():

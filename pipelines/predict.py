@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from vitrail import options
 from vitrail.errors import exit_codes
 
 
@@ -19,11 +20,11 @@ def main(
     ],
     images: Annotated[Path, typer.Argument(help="A folder of JPEG or PNG images.")],
     out: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    workers: Annotated[int, typer.Option(min=1)] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
-    root: Annotated[Path, typer.Option(help="Folder of runs, for the local MLflow store.")] = Path("runs"),
-    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")] = None,
+    workers: options.Workers = 1,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
+    root: options.Root = Path("runs"),
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
 ) -> None:
     """Predict every image; unreadable ones are listed and make the exit code 1."""
     with exit_codes():

@@ -19,7 +19,7 @@ from vitrail.cluster.trainer import StalledError, train
 from vitrail.config import RunConfig
 from vitrail.training.finite import NonFiniteError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 
 
 def plan(data: Path, root: Path, **changes: object) -> RunConfig:
@@ -76,7 +76,6 @@ def test_full_disk_is_said_and_the_last_checkpoint_stays_good(
     assert not list(small_disk.glob(".writing*"))
 
 
-@pytest.mark.chaos
 def test_run_keeps_its_checkpoints_in_a_store_and_another_machine_goes_on_from_there(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,22 @@
+"""Command-line options that several jobs and pipelines have, each with one meaning and one help text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitrail.config import Precision as _Precision
+
+Data = Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")]
+Root = Annotated[Path, typer.Option(help="Folder of runs, and of the local MLflow store.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value of the recipe.")]
+Workers = Annotated[int, typer.Option(min=1, help="Workers; of each trial, in a sweep.")]
+GpusPerWorker = Annotated[float, typer.Option(min=0)]
+Register = Annotated[str | None, typer.Option(help="Registered model's name [default: the data set's].")]
+TrackingUri = Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")]
+
+Precision = Annotated[_Precision, typer.Option(help="auto: bf16 on GPUs, fp32 on CPUs.")]
+MicroBatch = Annotated[str | None, typer.Option(help="Samples at once: a number, or `auto`, what fits.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Fuse the network's kernels with torch.compile.")]
+CheckpointActivations = Annotated[bool, typer.Option(help="Compute activations twice, to save memory.")]
