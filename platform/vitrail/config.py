@@ -111,6 +111,9 @@ class OptimizerConfig(Strict):
     """Parameters whose name contains one of these are not decayed. mmsegmentation also names "norm", which has matched
     no parameter since 0.15: LayerNorm and BatchNorm weights, and all biases, are decayed."""
     max_grad_norm: PositiveFloat | None = None
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor on the learning rate from each transformer block to the one before it (Clark et al. 2020, BEiT); 1: all
+    parts of the model learn at the same rate, as published."""
 
 
 class Warmup(Strict):

@@ -46,6 +46,16 @@ def with_neck(model: ModelConfig, neck: str) -> ModelConfig:
     return model.model_copy(update={"backbone": backbone, "neck": None if neck == "none" else MultiLevelNeckConfig()})
 
 
+def with_backbone(recipe: Recipe, backbone: str) -> Recipe:
+    """The same recipe with another of the backbones in `BACKBONES`, and with its weights if it starts from any."""
+    if backbone not in BACKBONES:
+        raise UnknownNameError("backbone", backbone, BACKBONES)
+    shape, pretrained = BACKBONES[backbone]
+    width = {name: getattr(shape, name) for name in ("embed_dim", "num_heads", "depth", "out_indices")}
+    model = recipe.model.model_copy(update={"backbone": recipe.model.backbone.model_copy(update=width)})
+    return recipe.model_copy(update={"model": model, "pretrained": recipe.pretrained and pretrained})
+
+
 def _published(
     stem: str, backbone: BackboneConfig, neck: str, steps: int, pretrained: str, figures: tuple[float, ...]
 ) -> Recipe:
@@ -62,9 +72,8 @@ def _published(
 
 def _nano(neck: str) -> Recipe:
     """Three million parameters, a twelfth of the published image area, and a peak rate for random weights."""
-    backbone = BackboneConfig(embed_dim=128, num_heads=4, depth=8, out_indices=(1, 3, 5, 7), img_size=128)
     model = ModelConfig(
-        backbone=backbone,
+        backbone=_NANO,
         decode_head=UPerHeadConfig(channels=64),
         auxiliary_head=FCNHeadConfig(channels=32),
     )
@@ -80,10 +89,19 @@ def _nano(neck: str) -> Recipe:
     )
 
 
+_NANO = BackboneConfig(embed_dim=128, num_heads=4, depth=8, out_indices=(1, 3, 5, 7), img_size=128)
 _BASE = BackboneConfig(embed_dim=768, num_heads=12)
 _SMALL = BackboneConfig(embed_dim=384, num_heads=6)
 # Stochastic depth is off in the two ViT-B rows without LN, and in those alone.
 _BASE_NO_DROP = BackboneConfig(embed_dim=768, num_heads=12, drop_path_rate=0.0)
+
+BACKBONES: dict[str, tuple[BackboneConfig, str | None]] = {
+    "vit-nano": (_NANO, None),
+    "deit-s16": (_SMALL, _DEIT_S_WEIGHTS),
+    "deit-b16": (_BASE, _DEIT_B_WEIGHTS),
+    "vit-b16": (_BASE, _VIT_B_WEIGHTS),
+}
+"""Backbones by the published names, and timm's name of the weights that each starts from."""
 
 _ROWS = [
     # mIoU, mIoU (ms+flip), memory in GB at batch 2, fps

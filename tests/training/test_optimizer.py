@@ -7,7 +7,7 @@ from torch import nn
 from vitrail.config import OptimizerConfig
 from vitrail.models.segmentor import Segmentor
 from vitrail.recipes import get_recipe
-from vitrail.training.optimizer import build_optimizer
+from vitrail.training.optimizer import build_optimizer, set_lr
 
 
 def nano() -> Segmentor:
@@ -46,3 +46,21 @@ def test_a_step_decays_apart_from_the_gradient() -> None:
     optimizer.step()
     assert model.weight.tolist() == pytest.approx([0.95] * 3)
     assert model.pos_embed.tolist() == [1.0] * 3
+
+
+def test_layer_decay_slows_each_block_from_the_heads_to_the_embeddings() -> None:
+    model = nano()
+    optimizer = build_optimizer(model, OptimizerConfig(layer_decay=0.5), lr=0.1)
+    set_lr(optimizer, 0.2)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    by_name = {name: rates[id(p)] for name, p in model.named_parameters()}
+    # Eight blocks between the embeddings and what learns at the full rate, which the final norm does too.
+    assert by_name["decode_head.conv_seg.weight"] == by_name["backbone.norm.weight"] == 0.2
+    assert by_name["backbone.blocks.7.attn.qkv.weight"] == pytest.approx(0.1)
+    assert by_name["backbone.blocks.0.attn.qkv.weight"] == pytest.approx(0.2 / 2**8)
+    assert by_name["backbone.pos_embed"] == by_name["backbone.patch_embed.proj.weight"] == pytest.approx(0.2 / 2**9)
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_without_layer_decay_there_are_the_two_groups_of_older_checkpoints() -> None:
+    assert len(build_optimizer(nano(), OptimizerConfig(), lr=0.1).param_groups) == 2

@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from vitrail.config import ComputeConfig, Recipe
 from vitrail.models.normalize import normalize
 from vitrail.models.segmentor import Segmentor
+from vitrail.training.optimizer import set_lr
 
 DeviceBatch = tuple[Tensor, Tensor, Tensor]
 """Images uint8 (N, 3, H, W), their sizes without padding int64 (N, 2), labels uint8 (N, H, W), on the device."""
@@ -61,8 +62,7 @@ def train_step(
     mean of all workers, for workers of unequal shares. Where `grad_norm` is not finite, which it then is on every
     worker, nothing is updated: no weight, no moment, no running statistic.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    set_lr(optimizer, lr)
     buffers = list(model.buffers())
     before = [buffer.clone() for buffer in buffers]
     optimizer.zero_grad(set_to_none=True)
