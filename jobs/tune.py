@@ -1,6 +1,12 @@
-"""Sweep necks and learning-rate schedules: every combination is a training run, all under one parent in MLflow.
+"""Sweep necks, learning-rate schedules and whatever else a recipe holds, to a decision.
 
-uv run jobs/tune.py upernet_vit-nano_128x128_1k --data DIR --neck none --neck mln --schedule poly --schedule cosine
+    uv run jobs/tune.py jobs/spaces/necks.toml --data DIR --seeds 3
+    uv run jobs/tune.py upernet_vit-nano_128x128_1k --data DIR --vary neck=none,mln --vary lr=log:1e-4..1e-2 \\
+        --search optuna --samples 12
+    uv run jobs/tune.py --resume NAME
+
+Every trial is a training run of its own, all under one parent run in MLflow; the report says which differences are
+more than noise.
 """
 
 from pathlib import Path
@@ -8,56 +14,97 @@ from typing import Annotated
 
 import typer
 
-from vitrail.config import override
-from vitrail.errors import exit_codes
-from vitrail.recipes import NECKS, get_recipe
+from vitrail import options
+from vitrail.config import choose_compute
+from vitrail.errors import UsageError, exit_codes
+from vitrail.sweep.space import DIMENSIONS, SearchSpace, parse_vary
+
+_SPACE = "A search space (.toml), or the recipe that --vary varies."
+_VARY = f"NAME=A,B,… or NAME=LOW..HIGH or NAME=log:LOW..HIGH; {', '.join(DIMENSIONS)}, or any path.to.field."
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="The recipe that trials vary.")],
-    data: Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")],
-    neck: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(NECKS)} [default: all].")] = None,
-    schedule: Annotated[list[str] | None, typer.Option(help="poly, linear_poly, cosine or constant.")] = None,
-    peak_lr: Annotated[list[float] | None, typer.Option(help="[default: the recipe's]")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="[default: 0]")] = None,
+    space: Annotated[str | None, typer.Argument(help=_SPACE)] = None,
+    data: options.Data = "",
+    vary: Annotated[list[str] | None, typer.Option(help=_VARY)] = None,
+    set_: options.Set = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Train every configuration so often.")] = None,
+    search: Annotated[str | None, typer.Option(help="grid, random or optuna [default: grid].")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Configurations that random and optuna try.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="none, asha or median [default: none].")] = None,
+    rule: Annotated[str | None, typer.Option(help="Best by score, or by cost within noise of it.")] = None,
     name: Annotated[str, typer.Option(help="The sweep's name.")] = "sweep",
-    root: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
-    workers: Annotated[int, typer.Option(min=1, help="Workers of each trial.")] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
-    steps: Annotated[int | None, typer.Option(help="Shorthand for --set total_steps=N.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value of the recipe.")] = None,
+    root: options.Root = Path("runs"),
+    workers: options.Workers = 1,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time [default: what fits].")] = None,
+    precision: options.Precision = "auto",
+    micro_batch: options.MicroBatch = None,
+    compile_: options.Compile = False,
+    checkpoint_activations: options.CheckpointActivations = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would run, how long and how much; then end.")] = False,
+    resume: Annotated[str | None, typer.Option(help="Go on with the sweep of this name.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed trials once more.")] = False,
+    then_train: Annotated[str | None, typer.Option(help="Train this recipe with the winner's choices.")] = None,
+    register: options.Register = None,
     experiment: str = "vitrail",
-    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")] = None,
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
 ) -> None:
-    """Run a grid of trials and print them, best first."""
+    """Run the trials of SPACE, report them, and register the best."""
     with exit_codes():
-        changes = [f"total_steps={steps}"] if steps else []
-        base = override(get_recipe(recipe), [*changes, *(set_ or [])])
+        if resume is not None and (space or data or vary or set_):
+            raise UsageError("--resume takes search space and data from the sweep's folder; leave them out")
+        if resume is None and not (space and data):
+            raise UsageError("give a search space or recipe and --data, or --resume with a sweep's name")
+        asked = None
+        if space is not None:
+            asked = SearchSpace.named(
+                space,
+                vary=parse_vary(vary) if vary else None,
+                set=set_ or None,
+                seeds=seeds,
+                search=search,
+                samples=samples,
+                scheduler=scheduler,
+                rule=rule,
+            )
+        compute = choose_compute(
+            precision,
+            gpus=gpus_per_worker > 0,
+            compile=compile_,
+            checkpoint_activations=checkpoint_activations,
+            micro_batch=micro_batch,
+        )
 
         from vitrail.cluster.runtime import ray_cluster
-        from vitrail.cluster.tuner import SearchSpace, print_trials, sweep
+        from vitrail.cluster.sweep_outcome import announce, conclude
+        from vitrail.cluster.sweep_plan import SweepConfig, plan_sweep
+        from vitrail.cluster.tuner import sweep
 
-        space = SearchSpace(
-            necks=tuple(neck or NECKS),
-            schedules=tuple(schedule or ("poly", "cosine")),
-            peak_lrs=tuple(peak_lr or ()),
-            seeds=tuple(seed or (0,)),
-        )
         with ray_cluster(address):
-            result = sweep(
-                base,
-                space,
-                data,
-                root=root,
-                name=name,
-                workers=workers,
-                gpus_per_worker=gpus_per_worker,
-                tracking_uri=tracking_uri,
-                experiment=experiment,
-            )
-        print_trials(result)
-        print(f"best: {result.best.trial.name}, mIoU {result.best.miou:.2%}, {result.best.checkpoint}")
+            if asked is None:
+                config, costs = SweepConfig.load(root / str(resume)), None
+            else:
+                config = plan_sweep(
+                    asked,
+                    data,
+                    root=root,
+                    name=name,
+                    workers=workers,
+                    gpus_per_worker=gpus_per_worker,
+                    concurrent=concurrent,
+                    compute=compute,
+                    experiment=experiment,
+                    tracking_uri=tracking_uri,
+                )
+                config.check_new()
+                costs = announce(config)
+                if dry_run:
+                    return
+                config.save()
+            record = sweep(config, costs=costs, retry_failed=retry_failed)
+            conclude(config, record, register=register, then_train=then_train)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vitrail.config import Recipe, override
+from vitrail.config import override
 from vitrail.errors import UsageError, exit_codes
-from vitrail.recipes import get_recipe
 
 RECIPE = "upernet_vit-nano_mln_128x128_1k"
 MODEL = "demo-scenes"
@@ -48,11 +47,15 @@ def main(
         from vitrail.cluster.predict import predict_folder
         from vitrail.cluster.prepare import prepare
         from vitrail.cluster.runtime import ray_cluster
+        from vitrail.cluster.sweep_outcome import best_run, print_configurations
+        from vitrail.cluster.sweep_plan import SWEEP_FILE, SweepConfig, plan_sweep
         from vitrail.cluster.trainer import register_best, train
-        from vitrail.cluster.tuner import SearchSpace, print_trials, sweep
+        from vitrail.cluster.tuner import sweep
         from vitrail.data.manifest import MANIFEST_NAME
         from vitrail.data.scenes import draw_scenes
         from vitrail.evaluation.trained import open_model
+        from vitrail.sweep.decision import decide
+        from vitrail.sweep.space import SearchSpace
         from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.promotion import CHAMPION, promote
         from vitrail.tracking.registry import get_model
@@ -67,12 +70,21 @@ def main(
             with stage("Prepare", "shards and a manifest, with Ray Data"):
                 prepare(scenes, data)
             with stage("Sweep", f"necks and schedules with Ray Tune, {trial_steps} steps a trial"):
-                space = SearchSpace(necks=("none", "mln"), schedules=tuple(schedule or ["cosine"]))
-                base = shortened(get_recipe(RECIPE), trial_steps, validations=1)
-                trials = sweep(base, space, data, root=root, name="sweep", tracking_uri=uri, experiment="demo")
-                print_trials(trials)
-            with stage("Train", f"the winner, {trials.best.trial.name}, {steps} steps on {workers} workers"):
-                winner = shortened(trials.best.trial.recipe, steps, validations=3)
+                if (root / "sweep" / SWEEP_FILE).is_file():
+                    trials = SweepConfig.load(root / "sweep")
+                else:
+                    space = SearchSpace.checked(
+                        recipe=RECIPE,
+                        set=length(trial_steps, validations=1),
+                        vary={"neck": ["none", "mln"], "schedule": schedule or ["cosine"]},
+                    )
+                    trials = plan_sweep(space, data, root=root, name="sweep", tracking_uri=uri, experiment="demo")
+                    trials.save()
+                record = sweep(trials)
+                decision = decide(record)
+                print_configurations(record, decision)
+            with stage("Train", f"the winner, {decision.winner}, {steps} steps on {workers} workers"):
+                winner = override(best_run(trials, decision).recipe, length(steps, validations=3))
                 config = plan_run(
                     winner, data, root=root, name="train", workers=workers, tracking_uri=uri, experiment="demo"
                 )
@@ -91,7 +103,7 @@ def main(
         before = metric_history(uri, version.run_id, "val/mIoU")[0][1]
         seconds = time.monotonic() - started
         table = Table("what", "outcome", title=f"The demo took {seconds:.0f} s", title_justify="left")
-        table.add_row("trained", f"{winner.name}, {trials.best.trial.name}, {steps} steps")
+        table.add_row("trained", f"{winner.name}, {decision.winner}, {steps} steps")
         table.add_row("mIoU before training", f"{before:.2%}")
         table.add_row("mIoU of the champion", f"[bold]{scores.mIoU:.2%}[/] on {scores.images} validation images")
         table.add_row("champion", f"{MODEL} version {version.number}")
@@ -118,15 +130,15 @@ def claim(root: Path, *, replace: bool, resume: bool) -> None:
         raise UsageError(f"cannot write {root}: {error.strerror}; choose another --root") from None
 
 
-def shortened(recipe: Recipe, steps: int, *, validations: int) -> Recipe:
-    """The recipe for a run of `steps` of eight images, warm-up in proportion, validated so many times."""
+def length(steps: int, *, validations: int) -> list[str]:
+    """What makes a recipe one of `steps` of eight images, warm-up in proportion, validated so many times."""
     changes = {
         "global_batch": 8,
         "total_steps": steps,
         "val_interval": -(-steps // validations),
         "schedule.warmup_steps": steps // 10,
     }
-    return override(recipe, [f"{field}={value}" for field, value in changes.items()])
+    return [f"{field}={value}" for field, value in changes.items()]
 
 
 @contextmanager

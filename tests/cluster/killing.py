@@ -15,11 +15,11 @@ from vitrail.training.continuity import Continuity
 ROOT = Path(__file__).parents[2]
 
 
-def start_job(*arguments: object, log: Path) -> "subprocess.Popen[bytes]":
-    """`jobs/train.py` in a process of its own, with a Ray of its own."""
+def start_job(*arguments: object, log: Path, script: str = "train.py") -> "subprocess.Popen[bytes]":
+    """A script of `jobs/` in a process of its own, with a Ray of its own."""
     environment = {**os.environ, "RAY_worker_niceness": "0"}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "jobs" / script), *map(str, arguments)]
     with log.open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
 

@@ -37,7 +37,7 @@ def test_run_is_held_by_one_process_until_it_dies(tmp_path: Path) -> None:
 
 
 def test_sigterm_becomes_a_request_on_the_board(ray_session: None) -> None:
-    board, before = RunBoard.open(), signal.getsignal(signal.SIGTERM)
+    board, before = RunBoard.open("run"), signal.getsignal(signal.SIGTERM)
     try:
         assert board.stop_reason() is None
         with stop_on_sigterm(board):

@@ -28,9 +28,11 @@ def test_unknown_field_is_answered_with_the_closest(run_script: Run, tmp_path: P
     assert "did you mean 'peak_lr'?" in output
 
 
-@pytest.mark.parametrize("script", ["jobs/train.py", "jobs/tune.py"])
-def test_folder_that_is_no_data_set_is_refused(ray_session: None, run_script: Run, tmp_path: Path, script: str) -> None:
-    output = refused(run_script, script, NANO, "--data", tmp_path, "--root", tmp_path / "runs")
+@pytest.mark.parametrize(("script", "options"), [("jobs/train.py", []), ("jobs/tune.py", ["--vary", "neck=none,mln"])])
+def test_folder_that_is_no_data_set_is_refused(
+    ray_session: None, run_script: Run, tmp_path: Path, script: str, options: list[str]
+) -> None:
+    output = refused(run_script, script, NANO, "--data", tmp_path, "--root", tmp_path / "runs", *options)
     assert "pipelines/prepare.py" in output
 
 
@@ -59,7 +61,7 @@ def test_sweep_with_an_unknown_neck_is_refused(
     ray_session: None, run_script: Run, tiny_data: Path, tmp_path: Path
 ) -> None:
     output = refused(
-        run_script, "jobs/tune.py", NANO, "--data", tiny_data, "--root", tmp_path, "--neck", "mlm", "--steps", 60
+        run_script, "jobs/tune.py", NANO, "--data", tiny_data, "--root", tmp_path, "--vary", "neck=mlm,none"
     )
     assert "unknown neck 'mlm'; did you mean 'mln'?" in output
 

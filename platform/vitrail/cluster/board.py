@@ -1,4 +1,4 @@
-"""What passes between a run's driver and its workers: a Ray actor that holds the status, and a request to stop."""
+"""What passes between a driver and the workers of its runs: a Ray actor that holds statuses, and requests to stop."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,26 +9,37 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 @dataclass(frozen=True)
 class RunBoard:
-    """Handle of a run's board, for driver and workers alike."""
+    """A run's place on a board, for driver and workers alike; the runs of a sweep share a board."""
 
     actor: Any
+    run: str
 
     @classmethod
-    def open(cls) -> "RunBoard":
+    def open(cls, run: str) -> "RunBoard":
         """A new board, which lives until `close`, on this process's machine: others may be lost while the run lives."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return cls(ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(_Board).remote())
+        actor = ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(_Board).remote()
+        return cls(actor, run)
+
+    def of(self, run: str) -> "RunBoard":
+        """Another run's place on the same board."""
+        return RunBoard(self.actor, run)
 
     def post(self, status: Any) -> None:
-        """Replace the status, without waiting."""
-        self.actor.post.remote(status)
+        """Replace the run's status, without waiting."""
+        self.actor.post.remote(self.run, status)
 
     def read(self) -> Any:
-        """The latest status; None before the first."""
-        return ray.get(self.actor.read.remote())
+        """The run's latest status; None before the first."""
+        return self.read_all().get(self.run)
+
+    def read_all(self) -> dict[str, Any]:
+        """The latest status of every run on the board, by name."""
+        statuses: dict[str, Any] = ray.get(self.actor.read_all.remote())
+        return statuses
 
     def request_stop(self, reason: str) -> None:
-        """Ask the workers to save and end, without waiting."""
+        """Ask the workers of all runs on the board to save and end, without waiting."""
         self.actor.request_stop.remote(reason)
 
     def stop_reason(self) -> str | None:
@@ -43,14 +54,14 @@ class RunBoard:
 
 class _Board:
     def __init__(self) -> None:
-        self._status: Any = None
+        self._statuses: dict[str, Any] = {}
         self._stop_reason: str | None = None
 
-    def post(self, status: Any) -> None:
-        self._status = status
+    def post(self, run: str, status: Any) -> None:
+        self._statuses[run] = status
 
-    def read(self) -> Any:
-        return self._status
+    def read_all(self) -> dict[str, Any]:
+        return self._statuses
 
     def request_stop(self, reason: str) -> None:
         self._stop_reason = reason

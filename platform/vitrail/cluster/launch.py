@@ -30,14 +30,16 @@ def plan_run(
     max_failures: int = 0,
     max_skipped_steps: int = 0,
     ingest: IngestChoice = "auto",
+    cluster_share: float = 1.0,
     tracking_uri: str | None = None,
     experiment: str = "vitrail",
     parent_run_key: str | None = None,
 ) -> RunConfig:
     """The run of `recipe` on the data set at `data`, below `root`; Ray must be started.
 
-    The model gets as many classes as the data set has. Each worker gets an equal share of the cluster's CPUs (of
-    those beside GPUs, if it needs one); of half of them, where Ray Data's tasks are to have the rest.
+    The model gets as many classes as the data set has. Each worker gets an equal share of the CPUs that the run may
+    take, which is `cluster_share` of the cluster's (of those beside GPUs, if it needs one); of half of them, where Ray
+    Data's tasks are to have the rest.
 
     Raises:
         UsageError: the data set lacks a training or validation split, or a batch has fewer samples than workers.
@@ -51,7 +53,7 @@ def plan_run(
         ingest = "ray-data" if gpus_per_worker and has_cpu_machines() else "worker"
     # Machines without a GPU are then Ray Data's alone, so none need be left on those with one.
     shared = ingest == "ray-data" and not has_cpu_machines()
-    cpus = cpu_share(workers, of=0.5 if shared else 1.0, on_gpu_machines=gpus_per_worker > 0)
+    cpus = cpu_share(workers, of=cluster_share * (0.5 if shared else 1.0), on_gpu_machines=gpus_per_worker > 0)
     if ingest == "ray-data":
         check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker, spare_cpus=1)
     name = name or f"{recipe.name}-{manifest.name}"

@@ -69,7 +69,7 @@ def ray_cluster(address: str | None = None, *, num_cpus: int | None = None) -> I
 
 def cpu_share(workers: int, *, of: float = 1.0, on_gpu_machines: bool = False) -> int:
     """CPUs that each of `workers` gets if together they take the share `of` of the cluster's, at least one."""
-    return share_cpus(_machines(), workers, of=of, on_gpu_machines=on_gpu_machines)
+    return share_cpus(machines(), workers, of=of, on_gpu_machines=on_gpu_machines)
 
 
 def share_cpus(
@@ -83,11 +83,12 @@ def share_cpus(
 
 def has_cpu_machines() -> bool:
     """Whether machines without a GPU stand beside some with one."""
-    machines = [machine for machine in _machines() if machine.get("CPU")]
-    return any("GPU" in machine for machine in machines) and any("GPU" not in machine for machine in machines)
+    with_gpu = {"GPU" in machine for machine in machines() if machine.get("CPU")}
+    return with_gpu == {True, False}
 
 
-def _machines() -> list[dict[str, float]]:
+def machines() -> list[dict[str, float]]:
+    """The resources of each machine of the cluster that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 

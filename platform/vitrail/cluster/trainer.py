@@ -1,6 +1,8 @@
 """Running one training run on a Ray cluster: its identity, its workers, its end."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,10 +113,18 @@ class TrainResult:
         return self.best_info.scores.mIoU
 
 
-def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbacks: Any = None) -> TrainResult:
+def train(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    show: bool = True,
+    callbacks: Any = None,
+    board: RunBoard | None = None,
+) -> TrainResult:
     """Train until the recipe's last step and return the best checkpoint; Ray must be started.
 
-    A run that has reached its last step is returned as it is.
+    A run that has reached its last step is returned as it is. Its status is posted to `board`, or shown here from one
+    of its own.
 
     Raises:
         RunExistsError: the folder holds a run and `resume` is off, or a run of another identity.
@@ -134,25 +144,35 @@ def train(config: RunConfig, *, resume: bool = False, show: bool = True, callbac
         return finished
     workers = config.min_workers or config.workers
     check_feasible(workers, cpus_per_worker=config.cpus_per_worker, gpus_per_worker=config.gpus_per_worker)
-    with hold_run(Path(config.folder)):
-        ended = _fit(config, show=show, callbacks=callbacks)
+    with hold_run(Path(config.folder)), _board(config, board) as board:
+        ended = _fit(config, board, show=show, callbacks=callbacks)
     if ended["stopped"]:
         raise RunStoppedError(config.name, ended["step"])
     return read_result(config)
 
 
-def _fit(config: RunConfig, *, show: bool, callbacks: Any) -> dict[str, Any]:
+@contextmanager
+def _board(config: RunConfig, shared: RunBoard | None) -> Iterator[RunBoard]:
+    """The run's place on the board that it is to share, or a board of its own until the block ends."""
+    if shared is not None:
+        yield shared.of(config.name)
+        return
+    board = RunBoard.open(config.name)
+    try:
+        yield board
+    finally:
+        board.close()
+
+
+def _fit(config: RunConfig, board: RunBoard, *, show: bool, callbacks: Any) -> dict[str, Any]:
     """Run the workers to their end, and say how that was."""
     shutil.rmtree(Path(config.folder) / STALLS, ignore_errors=True)
-    board = RunBoard.open()
     try:
         with show_progress(board, config.name, enabled=show), stop_on_sigterm(board):
             result = _build_trainer(config, board, callbacks).fit()
     except ray.train.TrainingFailedError as error:
         open_tracker(config).finish("FAILED")
         raise _explained(config, error) from error
-    finally:
-        board.close()
     ended: dict[str, Any] = result.return_value
     if show and not ended["stopped"]:
         _print_throughput(config)

@@ -1,210 +1,176 @@
-"""A sweep: Ray Tune trials, each a data-parallel Ray Train run of its own, under one parent run in MLflow."""
+"""A sweep: Ray Tune trials, each a data-parallel Ray Train run of its own, under one parent run in MLflow.
 
-import itertools
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+config = plan_sweep(SearchSpace.load(Path("necks.toml")), "data/ade20k", root=Path("runs"), name="necks")
+config.save()
+record = sweep(config)
+print(decide(record).reason)
+"""
 
-import ray
-from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
-from rich.console import Console
-from rich.table import Table
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-from vitrail.cluster.launch import plan_run
-from vitrail.cluster.trainer import finished_result, read_result, train
-from vitrail.config import Recipe, RunConfig, Strict, override
-from vitrail.data.storage import Place
-from vitrail.errors import UsageError, VitrailError
-from vitrail.recipes import with_neck
-from vitrail.tracking.tracker import start_run
+from vitrail.cluster.board import RunBoard
+from vitrail.cluster.driver import hold_run
+from vitrail.cluster.probe import measure_costs
+from vitrail.cluster.run_tracker import open_tracker
+from vitrail.cluster.sweep_plan import SweepConfig
+from vitrail.cluster.sweep_progress import show_sweep
+from vitrail.cluster.sweep_recorder import Recorder
+from vitrail.cluster.tune_stage import SweepInterruptedError, run_stage
+from vitrail.data.files import write_aside
+from vitrail.sweep.decision import decide
+from vitrail.sweep.drawing import as_png
+from vitrail.sweep.effects import draw_dimensions
+from vitrail.sweep.page import render_report
+from vitrail.sweep.pictures import draw_costs, draw_curves
+from vitrail.sweep.record import Configuration, Cost, SweepRecord
+from vitrail.sweep.space import apply
+from vitrail.tracking.tracker import MlflowTracker, start_run
 
-# A trial's driver only waits for its workers: a sliver of the head's own resource takes no CPU from them.
-_DRIVER = {"CPU": 0, "node:__internal_head__": 0.001}
-
-
-class SearchSpace(Strict):
-    """What a grid sweep varies; every combination is one trial."""
-
-    necks: tuple[str, ...] = ("none", "mln", "ln_mln")
-    schedules: tuple[str, ...] = ("poly", "cosine")
-    peak_lrs: tuple[float, ...] = ()
-    """Empty: the recipe's own."""
-    seeds: tuple[int, ...] = (0,)
-
-    def trials(self, base: Recipe) -> list["Trial"]:
-        """Every combination applied to `base`.
-
-        Raises:
-            UsageError: a neck, schedule or rate that does not exist, or nothing to vary.
-        """
-        rates = self.peak_lrs or (base.schedule.peak_lr,)
-        combinations = list(itertools.product(self.necks, self.schedules, rates, self.seeds))
-        if not combinations:
-            raise UsageError("the search space is empty: give at least one neck, schedule and seed")
-        return [Trial.build(base, *combination) for combination in combinations]
-
-
-class Trial(Strict):
-    """One combination of a sweep."""
-
-    name: str
-    neck: str
-    schedule: str
-    peak_lr: float
-    seed: int
-    recipe: Recipe
-
-    @classmethod
-    def build(cls, base: Recipe, neck: str, schedule: str, peak_lr: float, seed: int) -> "Trial":
-        """`base` with the combination applied."""
-        recipe = base.model_copy(update={"model": with_neck(base.model, neck)})
-        recipe = override(recipe, [f"schedule.kind={schedule}", f"schedule.peak_lr={peak_lr}"])
-        name = f"{neck}-{schedule}-lr{peak_lr:g}-seed{seed}"
-        return cls(name=name, neck=neck, schedule=schedule, peak_lr=peak_lr, seed=seed, recipe=recipe)
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """How a trial ended: its best mIoU and checkpoint, or the reason of its failure."""
-
-    trial: Trial
-    miou: float | None
-    step: int | None
-    checkpoint: Path | None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """All trials, best first, failed ones last."""
-
-    trials: tuple[TrialResult, ...]
-
-    @property
-    def best(self) -> TrialResult:
-        """The trial of the highest mIoU."""
-        if self.trials[0].miou is None:
-            raise VitrailError(f"every trial failed; the first because: {self.trials[0].error}")
-        return self.trials[0]
+REPORT_FILE = "report.html"
 
 
 def sweep(
-    base: Recipe,
-    space: SearchSpace,
-    data: Place,
-    *,
-    root: Path,
-    name: str,
-    workers: int = 1,
-    gpus_per_worker: float = 0.0,
-    tracking_uri: str | None = None,
-    experiment: str = "vitrail",
-) -> SweepResult:
-    """Run every trial of `space`, as many at a time as the cluster holds; Ray must be started."""
-    trials = space.trials(base)
-    folder = root / name
-    concurrent = max_concurrent_trials(workers, gpus_per_worker)
-    parent_key = f"sweep-{folder.resolve()}"
-    configs = {
-        trial.name: plan_run(
-            trial.recipe,
-            data,
-            root=folder,
-            name=trial.name,
-            seed=trial.seed,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            tracking_uri=tracking_uri,
-            experiment=experiment,
-            parent_run_key=parent_key,
-        ).model_copy(update={"cpus_per_worker": 1})
-        for trial in trials
+    config: SweepConfig, *, costs: dict[str, Cost] | None = None, show: bool = True, retry_failed: bool = False
+) -> SweepRecord:
+    """Run every trial that is not over, and leave record and report in the sweep's folder; Ray must be started.
+
+    Args:
+        costs: what is known of them by label; what is missing is measured at the end.
+        retry_failed: run trials that failed once more.
+
+    Raises:
+        SweepInterruptedError: this process was told to stop; the sweep can be gone on with.
+        RunBusyError: another process drives this sweep.
+    """
+    with hold_run(config.folder):
+        recorder = Recorder(config)
+        recorder.begin(costs or {})
+        parent = _parent_run(config)
+        board = RunBoard.open(config.name)
+        try:
+            with show_sweep(config, board, enabled=show), _sigterm_as_interrupt():
+                _run_stages(config, recorder, board, retry_failed=retry_failed)
+        except SweepInterruptedError:
+            _report(config, recorder.record, parent)
+            parent.finish("KILLED")
+            raise
+        finally:
+            board.close()
+        record = _with_costs(config, recorder.record)
+        record.save(recorder.path)
+        _end_stopped_runs(config, record)
+        _report(config, record, parent)
+        parent.finish("FINISHED")
+        return record
+
+
+def _run_stages(config: SweepConfig, recorder: Recorder, board: RunBoard, *, retry_failed: bool) -> None:
+    """Search, then train the best again with other seeds where the search had one seed alone."""
+    space = config.space
+
+    def run(stage: str, pairs: list[tuple[Configuration, int]] | None) -> None:
+        run_stage(config, recorder, board, stage, pairs, retry_failed=retry_failed)
+
+    seeds = range(space.seeds if space.is_one_stage else 1)
+    known = space.search != "optuna"
+    run("search", [(chosen, seed) for seed in seeds for chosen in space.configurations()] if known else None)
+    if not space.is_one_stage:
+        best = best_configurations(recorder.record, space.confirm)
+        run("confirm", [(chosen, seed) for seed in range(1, space.seeds) for chosen in best])
+
+
+def best_configurations(record: SweepRecord, count: int) -> list[Configuration]:
+    """Of the first seed's trials that reached their last step, the configurations of the best."""
+    finished = [trial for trial in record.trials if trial.status == "finished" and trial.seed == 0 and trial.best]
+    finished.sort(key=lambda trial: trial.best.miou if trial.best else 0.0, reverse=True)
+    return [trial.configuration for trial in finished[:count]]
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let a SIGTERM do what Ctrl-C does: Tune ends its trials, saves its state and returns."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _with_costs(config: SweepConfig, record: SweepRecord) -> SweepRecord:
+    """The record with the costs of all its configurations."""
+    missing = {
+        trial.label: apply(config.template.recipe, trial.configuration)
+        for trial in record.trials
+        if trial.label not in record.costs
     }
-    first = next(iter(configs.values()))
-    assert first.tracking is not None
-    parent = start_run(
-        tracking_uri=first.tracking.uri,
-        experiment=experiment,
-        run_name=name,
-        run_key=parent_key,
-        params={"recipe": base.name, "trials": len(trials), **space.model_dump(mode="json")},
-        tags={"vitrail.kind": "sweep"},
-        folder=folder / "outbox",
+    return record.model_copy(update={"costs": record.costs | measure_costs(config.template, missing)})
+
+
+def _end_stopped_runs(config: SweepConfig, record: SweepRecord) -> None:
+    """Say in MLflow what became of the runs that the scheduler ended, whose own processes could not."""
+    for trial in record.trials:
+        if trial.status == "stopped":
+            tracker = open_tracker(config.trial(trial.configuration, trial.seed))
+            tracker.set_tags({"vitrail.stopped": f"by {config.space.scheduler} after step {trial.step}"})
+            tracker.finish("KILLED")
+
+
+def _parent_run(config: SweepConfig) -> MlflowTracker:
+    tracking = config.template.tracking
+    assert tracking is not None
+    assert tracking.parent_run_key is not None
+    space = config.space.model_dump(mode="json")
+    return start_run(
+        tracking_uri=tracking.uri,
+        experiment=tracking.experiment,
+        run_name=config.name,
+        run_key=tracking.parent_run_key,
+        params={"configurations": config.space.size, **{name: value for name, value in space.items() if value}},
+        tags={"vitrail.kind": "sweep", "mlflow.source.name": tracking.source},
+        folder=config.folder / "outbox",
     )
-    unfinished = [config for config in configs.values() if finished_result(config) is None]
-    errors = _run_trials(unfinished, folder, concurrent=concurrent) if unfinished else {}
-    result = _collect(trials, configs, errors)
-    _summarise(parent, result)
-    parent.finish("FINISHED")
-    return result
 
 
-def print_trials(result: SweepResult) -> None:
-    """Print a line per trial, best first."""
-    table = Table("trial", "mIoU", "at step", "error")
-    for row in result.trials:
-        score = "failed" if row.miou is None else f"{row.miou:.2%}"
-        table.add_row(row.trial.name, score, str(row.step or ""), row.error or "")
-    Console().print(table)
-
-
-def max_concurrent_trials(workers: int, gpus_per_worker: float) -> int:
-    """How many trials the cluster holds at once with all their workers, so that none waits half-placed for another."""
-    total = ray.cluster_resources()
-    by_cpu = int(total.get("CPU", 0)) // workers
-    by_gpu = int(total.get("GPU", 0) // (workers * gpus_per_worker)) if gpus_per_worker else by_cpu
-    count = min(by_cpu, by_gpu)
-    if count < 1:
-        raise UsageError(f"a trial of {workers} workers does not fit on this cluster; ask for fewer workers")
-    return count
-
-
-def _run_trials(configs: list[RunConfig], folder: Path, *, concurrent: int) -> dict[str, str]:
-    """Run the trials with Ray Tune and return the errors of those that failed, by name."""
-    tuner = tune.Tuner(
-        tune.with_resources(_run_trial, tune.PlacementGroupFactory([_DRIVER])),
-        param_space={"config": tune.grid_search([config.model_dump(mode="json") for config in configs])},
-        tune_config=tune.TuneConfig(metric="mIoU", mode="max", max_concurrent_trials=concurrent),
-        run_config=tune.RunConfig(name="tune", storage_path=str(folder.resolve()), verbose=0),
-    )
-    grid = tuner.fit()
-    return {r.config["config"]["name"]: str(r.error) for r in grid if r.error is not None}
-
-
-def _run_trial(params: dict[str, Any]) -> None:
-    """One trial's driver: its run has a fixed folder, so a trial that is started again continues."""
-    config = RunConfig.model_validate(params["config"])
-    train(config, resume=True, show=False, callbacks=[TuneReportCallback()])
-
-
-def _collect(trials: list[Trial], configs: dict[str, RunConfig], errors: dict[str, str]) -> SweepResult:
-    results = []
-    for trial in trials:
-        if trial.name in errors:
-            results.append(TrialResult(trial, None, None, None, error=errors[trial.name].strip().splitlines()[-1]))
-            continue
-        best = read_result(configs[trial.name])
-        results.append(TrialResult(trial, best.best_miou, best.best_info.step, best.best))
-    results.sort(key=lambda result: -1.0 if result.miou is None else result.miou, reverse=True)
-    return SweepResult(tuple(results))
-
-
-def _summarise(parent: Any, result: SweepResult) -> None:
-    rows = result.trials
+def _report(config: SweepConfig, record: SweepRecord, parent: MlflowTracker) -> None:
+    """Leave the report in the folder, and with table and pictures in MLflow."""
+    page = render_report(record).encode()
+    write_aside(config.folder / REPORT_FILE, page)
+    parent.log_file_content(page, REPORT_FILE)
+    for name, draw in (("curves", draw_curves), ("costs", draw_costs), ("dimensions", draw_dimensions)):
+        figure = draw(record)
+        if figure is not None:
+            parent.log_file_content(as_png(figure), f"pictures/{name}.png")
+    trials = record.trials
     parent.log_table(
         {
-            "trial": [row.trial.name for row in rows],
-            "neck": [row.trial.neck for row in rows],
-            "schedule": [row.trial.schedule for row in rows],
-            "peak_lr": [row.trial.peak_lr for row in rows],
-            "seed": [row.trial.seed for row in rows],
-            "mIoU": [row.miou for row in rows],
-            "step": [row.step for row in rows],
-            "error": [row.error for row in rows],
+            "trial": [trial.name for trial in trials],
+            **{name: [trial.configuration.get(name) for trial in trials] for name in record.dimensions},
+            "seed": [trial.seed for trial in trials],
+            "status": [trial.status for trial in trials],
+            "mIoU": [trial.best.miou if trial.best else None for trial in trials],
+            "step": [trial.step for trial in trials],
+            "minutes": [round(trial.seconds / 60, 1) for trial in trials],
+            "error": [trial.error for trial in trials],
         },
         "tables/trials.json",
     )
-    if rows[0].miou is not None:
-        parent.log_metrics({"best/val_mIoU": rows[0].miou}, step=0)
-        parent.set_tags({"vitrail.best_trial": rows[0].trial.name})
+    parent.log_metrics({f"trials/{status}": n for status, n in Counter(t.status for t in trials).items()}, step=0)
+    if any(trial.status == "finished" for trial in trials):
+        decision = decide(record)
+        best = decision.trial.best
+        assert best is not None
+        parent.log_metrics({"best/val_mIoU": best.miou}, step=0)
+        parent.set_tags({"vitrail.best_trial": decision.trial.name, "mlflow.note.content": decision.reason})

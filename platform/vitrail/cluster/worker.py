@@ -143,7 +143,7 @@ class _Loop:
     def _save(self, step: int, evaluation: Evaluation | None = None) -> None:
         """Copy weights and state, and let Ray Train write them while training goes on; rank 0's do for all."""
         self.watchdog.beat(f"step {step}: saving")
-        metrics = {"step": step, **self.reporter.last_scores}
+        metrics = {"step": step, **(self.reporter.last_scores if evaluation is not None else {})}
         if self.learner.place.rank != 0:
             ray.train.report(metrics)
         else:

@@ -5,7 +5,6 @@
 File names are the data set's own, so every text is escaped.
 """
 
-import base64
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -17,6 +16,7 @@ from vitrail.data.doctor.charts import class_table, size_chart
 from vitrail.data.doctor.diagnosis import Diagnosis, FindingGroup, SplitSummary
 from vitrail.data.doctor.findings import Finding, SampleRef
 from vitrail.data.files import make_writable, write_aside
+from vitrail.html import document, inline_image, number_cell, plural
 
 Picture = Callable[[SampleRef], bytes | None]
 
@@ -26,27 +26,6 @@ _SAMPLES_PICTURED = 4
 _TEXT_LENGTH = 400
 
 _CSS = """
-:root { color-scheme: light; --ink: #23272b; --faint: #6a7178; --line: #e1e3e0; --paper: #fff;
-  --error: #b3261e; --warning: #9a6200; --note: #2f5d86; --ok: #2e6b3a; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 32px 28px 64px; max-width: 1200px; color: var(--ink); background: var(--paper);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif; }
-h1 { font-size: 26px; margin: 0 0 2px; } h2 { font-size: 19px; margin: 44px 0 10px; }
-h3 { font-size: 16px; margin: 30px 0 2px; } p { margin: 4px 0; max-width: 112ch; }
-a { color: inherit; } .faint { color: var(--faint); }
-.path, code { font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-.verdict { max-width: none; margin: 18px 0 22px; padding: 12px 16px; border-left: 5px solid; border-radius: 4px;
-  font-size: 17px; }
-.verdict.error { border-color: var(--error); background: #fbeceb; }
-.verdict.warning { border-color: var(--warning); background: #fdf4e3; }
-.verdict.ok { border-color: var(--ok); background: #ecf5ee; }
-table { border-collapse: collapse; width: 100%; }
-th, td { padding: 6px 12px 6px 0; text-align: left; vertical-align: top; }
-th { font-weight: 600; font-size: 13px; color: var(--faint); } tbody tr { border-top: 1px solid var(--line); }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.tag { display: inline-block; min-width: 66px; padding: 0 8px; border-radius: 10px; color: #fff; font-size: 12px;
-  text-align: center; } .tag.error { background: var(--error); } .tag.warning { background: var(--warning); }
-.tag.note { background: var(--note); }
 ul.files { margin: 6px 0; padding-left: 18px; } ul.files li { margin: 1px 0; }
 .shots { display: flex; flex-wrap: wrap; gap: 14px; margin: 10px 0 4px; align-items: flex-start; }
 .together { display: flex; flex-wrap: wrap; gap: 10px; padding: 8px; border: 1px solid var(--line);
@@ -79,7 +58,6 @@ def write_report(diagnosis: Diagnosis, out: Path, *, picture: Picture, sheet: UI
 
 def render_page(diagnosis: Diagnosis, *, picture: Picture, preview: bytes | None = None) -> str:
     """The page. `picture` draws a sample as JPEG (or has none to show), `preview` is a contact sheet as PNG."""
-    title = f"Doctor: {escape(diagnosis.subject.name)}"
     parts = [
         _head(diagnosis),
         _summary(diagnosis),
@@ -90,25 +68,17 @@ def render_page(diagnosis: Diagnosis, *, picture: Picture, preview: bytes | None
         f"<h2>Classes</h2>{class_table(diagnosis)}",
         f"<h2>Image sizes</h2>{size_chart(diagnosis)}",
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_CSS}</style></head>\n'
-        f"<body>{chr(10).join(part for part in parts if part)}</body></html>\n"
-    )
+    return document(f"Doctor: {diagnosis.subject.name}", parts, css=_CSS)
 
 
 def verdict(diagnosis: Diagnosis) -> str:
     """One sentence for a person."""
     errors, warnings = diagnosis.count("error"), diagnosis.count("warning")
     if errors:
-        return f"{_plural(errors, 'error')} would corrupt training, and {_plural(warnings, 'warning')} to look at."
+        return f"{plural(errors, 'error')} would corrupt training, and {plural(warnings, 'warning')} to look at."
     if warnings:
-        return f"No errors, and {_plural(warnings, 'warning')} to look at."
+        return f"No errors, and {plural(warnings, 'warning')} to look at."
     return "Nothing is wrong with this data set."
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
 def _head(diagnosis: Diagnosis) -> str:
@@ -125,7 +95,7 @@ def _head(diagnosis: Diagnosis) -> str:
 def _summary(diagnosis: Diagnosis) -> str:
     heads = ("images with masks", "readable", "classes seen", "unlabelled pixels", "median size")
     rows = [
-        f"<tr><td>{escape(name)}</td>{''.join(_number(cell) for cell in _summary_row(split))}</tr>"
+        f"<tr><td>{escape(name)}</td>{''.join(number_cell(cell) for cell in _summary_row(split))}</tr>"
         for name, split in diagnosis.splits.items()
     ]
     head = "".join(f'<th class="number">{text}</th>' for text in heads)
@@ -140,15 +110,11 @@ def _summary_row(split: SplitSummary) -> tuple[str, ...]:
     return f"{split.samples:,}", f"{split.readable:,}", seen, ignored, size
 
 
-def _number(text: str) -> str:
-    return f'<td class="number">{text}</td>'
-
-
 def _findings_table(diagnosis: Diagnosis) -> str:
     if not diagnosis.groups:
         return ""
     rows = [
-        f'<tr><td><span class="tag {g.kind.severity}">{g.kind.severity}</span></td>{_number(f"{g.count:,}")}'
+        f'<tr><td><span class="tag {g.kind.severity}">{g.kind.severity}</span></td>{number_cell(f"{g.count:,}")}'
         f'<td><a href="#{g.kind.name}">{_title(g)}</a></td><td>{escape(g.kind.meaning)}</td></tr>'
         for g in diagnosis.groups
     ]
@@ -193,11 +159,7 @@ def _shots(finding: Finding, picture: Picture) -> str:
 
 
 def _figure(data: bytes, caption: str) -> str:
-    return f'<figure><img alt="" src="{_inline(data, "jpeg")}"><figcaption>{escape(caption)}</figcaption></figure>'
-
-
-def _inline(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<figure><img alt="" src="{inline_image(data, "jpeg")}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _zero(diagnosis: Diagnosis) -> str:
@@ -215,5 +177,5 @@ def _preview(png: bytes | None) -> str:
     return (
         "<h2>What the model will see</h2><p>The first crops of training, after scaling, cropping, flipping and "
         "distortion: plain, and under the mask. Hatched pixels are ignored.</p>"
-        f'<img class="sheet" alt="contact sheet of augmented crops" src="{_inline(png, "png")}">'
+        f'<img class="sheet" alt="contact sheet of augmented crops" src="{inline_image(png, "png")}">'
     )

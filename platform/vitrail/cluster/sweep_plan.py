@@ -1,0 +1,247 @@
+"""What a sweep is to run and where, before it runs: its trials' runs, how many at a time, hours and disk space."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrail.cluster.launch import plan_run
+from vitrail.cluster.runtime import machines
+from vitrail.config import ComputeConfig, Recipe, RunConfig, Strict
+from vitrail.data.files import write_aside
+from vitrail.data.manifest import Manifest
+from vitrail.data.storage import Place
+from vitrail.errors import UsageError
+from vitrail.sweep.record import Configuration, Cost, SweepRecord, Trial, Value, label
+from vitrail.sweep.space import SearchSpace, apply, trial_name
+from vitrail.tracking.store import default_tracking_uri
+from vitrail.training.step import validation_steps
+
+SWEEP_FILE = "sweep.json"
+RECORD_FILE = "record.json"
+_START_S = 30.0
+"""What a trial's workers need to start, roughly: processes, imports, the first batch."""
+_STATE_COPIES = 3
+"""Tensors as large as the parameters in a checkpoint: the weights and AdamW's two moments, float32."""
+
+
+class SweepExistsError(UsageError):
+    """A folder that holds a sweep already."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        name = Path(self.folder).name
+        return f"{self.folder} already holds a sweep; go on with it by --resume {name}, or choose another --name"
+
+
+class SweepConfig(Strict):
+    """One sweep: its search space and the run that every trial is a variation of."""
+
+    name: str
+    space: SearchSpace
+    template: RunConfig
+    concurrent: int
+    """Trials at a time."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the sweep, and of its trials' folders."""
+        return Path(self.template.folder).parent
+
+    def trial(self, configuration: Mapping[str, Value], seed: int) -> RunConfig:
+        """The run that trains a configuration with a seed."""
+        template, name = self.template, trial_name(configuration, seed)
+        place = template.checkpoint_root and f"{template.checkpoint_root.rpartition('/')[0]}/{name}"
+        return template.model_copy(
+            update={
+                "name": name,
+                "recipe": apply(template.recipe, configuration),
+                "seed": seed,
+                "folder": str(self.folder / name),
+                "checkpoint_root": place,
+            }
+        )
+
+    def waiting(self, configuration: Configuration, seed: int) -> Trial:
+        """The trial's entry in the record before it starts."""
+        run = self.trial(configuration, seed)
+        return Trial(name=run.name, configuration=configuration, seed=seed, total_steps=run.recipe.total_steps)
+
+    def check_new(self) -> None:
+        """Raise `SweepExistsError` if the folder holds a sweep."""
+        if (self.folder / SWEEP_FILE).is_file():
+            raise SweepExistsError(str(self.folder))
+
+    def save(self) -> None:
+        """Take the folder for this sweep.
+
+        Raises:
+            SweepExistsError: it holds one.
+            UsageError: it cannot be written to.
+        """
+        self.check_new()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_aside(self.folder / SWEEP_FILE, self.model_dump_json(indent=1).encode())
+        except OSError as error:
+            raise UsageError(f"cannot write the sweep's folder {self.folder}: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> "SweepConfig":
+        """The sweep in a folder.
+
+        Raises:
+            UsageError: it holds none.
+        """
+        path = folder / SWEEP_FILE
+        if not path.is_file():
+            raise UsageError(f"{folder} holds no sweep to go on with: it has no {SWEEP_FILE}")
+        return cls.model_validate_json(path.read_text())
+
+
+def plan_sweep(
+    space: SearchSpace,
+    data: Place,
+    *,
+    root: Path,
+    name: str,
+    workers: int = 1,
+    gpus_per_worker: float = 0.0,
+    concurrent: int | None = None,
+    compute: ComputeConfig | None = None,
+    tracking_uri: str | None = None,
+    experiment: str = "vitrail",
+) -> SweepConfig:
+    """The sweep of `space` on the data set at `data`, below `root`; Ray must be started.
+
+    Args:
+        concurrent: trials at a time; None: as many as the cluster has room for with all their workers.
+        tracking_uri: of MLflow; None: the local store of `root`.
+
+    Raises:
+        UsageError: a trial has no room on the cluster, or the data set cannot be trained on.
+    """
+    room = trials_that_fit(machines(), workers=workers, gpus_per_worker=gpus_per_worker)
+    if concurrent is not None and concurrent > room:
+        raise UsageError(f"{concurrent} trials at a time do not fit: the cluster has room for {room}")
+    concurrent = concurrent or room
+    folder = (root / name).resolve()
+    template = plan_run(
+        space.base,
+        data,
+        root=folder,
+        name="template",
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        compute=compute,
+        cluster_share=1 / concurrent,
+        tracking_uri=tracking_uri or default_tracking_uri(root),
+        experiment=experiment,
+        parent_run_key=f"sweep-{folder}",
+    )
+    return SweepConfig(name=name, space=space, template=template, concurrent=concurrent)
+
+
+def trials_that_fit(cluster: Sequence[Mapping[str, float]], *, workers: int, gpus_per_worker: float) -> int:
+    """How many trials machines with these resources hold at once with all their workers, so that none waits half-placed
+    for another.
+
+    Raises:
+        UsageError: none.
+    """
+    places = 0
+    for machine in cluster:
+        cpus = int(machine.get("CPU", 0))
+        # A worker's GPUs are of one machine, and it needs a CPU there.
+        places += min(cpus, int(machine.get("GPU", 0) / gpus_per_worker)) if gpus_per_worker else cpus
+    if places < workers:
+        raise UsageError(f"a trial of {workers} workers does not fit on this cluster; ask for fewer workers")
+    return places // workers
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a sweep is expected to take."""
+
+    trials: int
+    confirmations: int
+    """Of those, trials that repeat the best configurations with other seeds."""
+    concurrent: int
+    hours: float
+    """From start to end."""
+    gpu_hours: float
+    disk_bytes: int
+    """Of checkpoints, once all trials are over."""
+    ends_early: bool
+    """Whether poor trials are ended early, so that hours are what it takes at most."""
+
+    def lines(self) -> list[str]:
+        """For a person to read."""
+        repeats = f", of which {self.confirmations} repeat the best with other seeds" if self.confirmations else ""
+        most = "at most " if self.ends_early else "about "
+        gpus = f", {self.gpu_hours:.1f} GPU-hours" if self.gpu_hours else ""
+        return [
+            f"{self.trials} trials{repeats}; {self.concurrent} at a time",
+            f"{most}{_duration(self.hours)}{gpus}",
+            f"{self.disk_bytes / 1e9:.1f} GB of checkpoints are kept",
+        ]
+
+
+def new_record(config: SweepConfig) -> SweepRecord:
+    """The record of a sweep that has not begun."""
+    space, manifest = config.space, Manifest.load(config.template.data)
+    return SweepRecord(
+        name=config.name,
+        recipe=space.recipe,
+        data=manifest.name,
+        val_images=manifest.split("validation").num_samples,
+        device="GPU" if config.template.gpus_per_worker else f"{config.template.cpus_per_worker} CPUs a worker",
+        workers=config.template.workers,
+        search=space.search,
+        scheduler=space.scheduler,
+        rule=space.rule,
+        dimensions={name: values if isinstance(values, tuple) else () for name, values in space.vary.items()},
+        trials=(),
+        costs={},
+    )
+
+
+def known_recipes(config: SweepConfig) -> dict[str, Recipe]:
+    """What will be trained, by the configuration's label; for what Optuna is yet to propose, the recipe itself."""
+    if config.space.search == "optuna":
+        return {"": config.template.recipe}
+    return {label(chosen): apply(config.template.recipe, chosen) for chosen in config.space.configurations()}
+
+
+def forecast(config: SweepConfig, costs: Mapping[str, Cost]) -> Forecast:
+    """From the measured costs of `known_recipes`, by label."""
+    space, template = config.space, config.template
+    recipes = known_recipes(config)
+    seconds = statistics.mean(_seconds(template, recipe, costs[name]) for name, recipe in recipes.items())
+    state_bytes = statistics.mean(_STATE_COPIES * 4 * costs[name].parameters for name in recipes)
+    repeated = space.size if space.is_one_stage else min(space.confirm, space.size)
+    trials = space.size + (space.seeds - 1) * repeated
+    return Forecast(
+        trials=trials,
+        confirmations=0 if space.is_one_stage else trials - space.size,
+        concurrent=min(config.concurrent, trials),
+        hours=math.ceil(trials / config.concurrent) * seconds / 3600,
+        gpu_hours=trials * seconds * template.workers * template.gpus_per_worker / 3600,
+        disk_bytes=int(trials * (template.keep_newest + template.keep_best) * state_bytes),
+        ends_early=space.scheduler != "none",
+    )
+
+
+def _seconds(run: RunConfig, recipe: Recipe, cost: Cost) -> float:
+    images = recipe.total_steps * recipe.global_batch
+    validations = 1 + len(validation_steps(recipe))
+    validated = validations * Manifest.load(run.data).split("validation").num_samples
+    return _START_S + (images / cost.train_images_per_s + validated / cost.predict_images_per_s) / run.workers
+
+
+def _duration(hours: float) -> str:
+    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
