@@ -39,6 +39,9 @@ def main(
     save_interval: Annotated[float, typer.Option(help="Seconds after which a checkpoint is due.")] = 900.0,
     max_failures: Annotated[int, typer.Option(help="Restarts after failures of workers; -1: any number.")] = 0,
     skip_non_finite: Annotated[int, typer.Option(min=0, help="Steps with a NaN or infinite loss to pass over.")] = 0,
+    validate_beside: Annotated[
+        bool, typer.Option(help="Validate in a task of its own while training goes on.")
+    ] = False,
     ingest: Annotated[IngestChoice, typer.Option(help="Who decodes: workers, or Ray Data.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Continue the run of this name.")] = False,
     register: options.Register = None,
@@ -79,6 +82,7 @@ def main(
                 save_interval_s=save_interval,
                 max_skipped_steps=skip_non_finite,
                 max_failures=max_failures,
+                validate_beside=validate_beside,
                 ingest=ingest,
                 tracking_uri=tracking_uri,
                 experiment=experiment,

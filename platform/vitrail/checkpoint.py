@@ -65,6 +65,8 @@ class CheckpointInfo(Strict):
     seed: int
     run_key: str
     scores: ScoreRecord | None = None
+    validating: bool = False
+    """Whether a validation beside training is to fill in `scores`; until then it is kept."""
     best: BestScore | None = None
     """Of the run up to this step; None before the first validation, and in checkpoints of older versions."""
     mlflow_run_id: str | None = None

@@ -30,6 +30,7 @@ from vitrail.checkpoint import (
     CheckpointError,
     CheckpointInfo,
     CheckpointWriteError,
+    ScoreRecord,
     check_files,
     file_sha256,
     info_bytes,
@@ -160,14 +161,29 @@ class CheckpointStore:
             facts = (str(error), size_bytes, None)
             raise CheckpointWriteError(str(self.root), info.step, *facts, self._last_name()) from error
 
-    def prune(self, *, newest: int, best: int) -> list[str]:
-        """Delete all but the newest and the best, and return the names of those deleted; see `superseded`.
+    def add_scores(self, name: str, scores: ScoreRecord) -> None:
+        """Write the scores of a validation into the checkpoint of a name; its other files stay as they are.
 
+        Raises:
+            CheckpointError, UsageError: it is damaged or gone, or the place cannot be written.
+        """
+        info = StoredCheckpoint.at(self.root.child(name)).info
+        scored = info.model_copy(update={"scores": scores, "validating": False})
+        self.root.write(f"{name}/{INFO}", info_bytes(scored))
+
+    def prune(self, *, newest: int, best: int) -> list[str]:
+        """Delete all but the newest, the best and those whose score is still to come; see `superseded`.
+
+        Returns the names of those deleted.
         One that cannot be deleted is warned of and stays: no reason for a run to end.
         """
-        scored = {found.name: (found.info.step, found.miou) for found in self.checkpoints()}
+        found = self.checkpoints()
+        scored = {each.name: (each.info.step, each.miou) for each in found}
+        awaited = {each.name for each in found if each.info.validating}
         deleted = []
         for name in superseded(scored, newest=newest, best=best):
+            if name in awaited:
+                continue
             try:
                 self.delete(name)
                 deleted.append(name)

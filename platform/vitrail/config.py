@@ -345,6 +345,9 @@ class RunConfig(Strict):
     """How often it is asked whether the cluster has room for more workers, where their number may vary."""
     max_skipped_steps: int = Field(default=0, ge=0)
     """Steps with a NaN or infinite loss or gradient that are passed over; one more stops the run."""
+    validate_beside: bool = False
+    """Whether validations between the first and the last are left to a task beside the workers, with as many CPUs and
+    GPUs as one of them, while they train on."""
     stall_timeout_s: PositiveFloat = 600.0
     """A worker that makes no step for so long is taken to hang, named with its stack, and ended."""
     tracking: TrackingConfig | None = None

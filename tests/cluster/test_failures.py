@@ -15,7 +15,8 @@ from test_trainer import tiny
 from vitrail.checkpoint import CheckpointWriteError
 from vitrail.checkpoint_store import CheckpointStore
 from vitrail.cluster.launch import plan_run
-from vitrail.cluster.trainer import StalledError, train
+from vitrail.cluster.run_errors import StalledError
+from vitrail.cluster.trainer import train
 from vitrail.config import RunConfig
 from vitrail.training.finite import NonFiniteError
 

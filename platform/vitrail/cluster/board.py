@@ -38,6 +38,15 @@ class RunBoard:
         statuses: dict[str, Any] = ray.get(self.actor.read_all.remote())
         return statuses
 
+    def post_result(self, result: Any) -> None:
+        """Leave what a validation beside the run found, and wait until it is there."""
+        ray.get(self.actor.post_result.remote(self.run, result))
+
+    def take_results(self) -> list[Any]:
+        """What validations beside the run have left since the last call, in their order."""
+        results: list[Any] = ray.get(self.actor.take_results.remote(self.run))
+        return results
+
     def request_stop(self, reason: str) -> None:
         """Ask the workers of all runs on the board to save and end, without waiting."""
         self.actor.request_stop.remote(reason)
@@ -55,6 +64,7 @@ class RunBoard:
 class _Board:
     def __init__(self) -> None:
         self._statuses: dict[str, Any] = {}
+        self._results: dict[str, list[Any]] = {}
         self._stop_reason: str | None = None
 
     def post(self, run: str, status: Any) -> None:
@@ -62,6 +72,12 @@ class _Board:
 
     def read_all(self) -> dict[str, Any]:
         return self._statuses
+
+    def post_result(self, run: str, result: Any) -> None:
+        self._results.setdefault(run, []).append(result)
+
+    def take_results(self, run: str) -> list[Any]:
+        return self._results.pop(run, [])
 
     def request_stop(self, reason: str) -> None:
         self._stop_reason = reason

@@ -29,6 +29,7 @@ def plan_run(
     save_interval_s: float = 900.0,
     max_failures: int = 0,
     max_skipped_steps: int = 0,
+    validate_beside: bool = False,
     ingest: IngestChoice = "auto",
     cluster_share: float = 1.0,
     tracking_uri: str | None = None,
@@ -53,7 +54,9 @@ def plan_run(
         ingest = "ray-data" if gpus_per_worker and has_cpu_machines() else "worker"
     # Machines without a GPU are then Ray Data's alone, so none need be left on those with one.
     shared = ingest == "ray-data" and not has_cpu_machines()
-    cpus = cpu_share(workers, of=cluster_share * (0.5 if shared else 1.0), on_gpu_machines=gpus_per_worker > 0)
+    cpus = cpu_share(
+        workers + validate_beside, of=cluster_share * (0.5 if shared else 1.0), on_gpu_machines=gpus_per_worker > 0
+    )
     if ingest == "ray-data":
         check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker, spare_cpus=1)
     name = name or f"{recipe.name}-{manifest.name}"
@@ -77,6 +80,7 @@ def plan_run(
         save_interval_s=save_interval_s,
         max_failures=max_failures,
         max_skipped_steps=max_skipped_steps,
+        validate_beside=validate_beside,
         tracking=TrackingConfig(
             uri=tracking_uri or default_tracking_uri(root),
             experiment=experiment,

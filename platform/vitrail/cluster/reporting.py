@@ -1,7 +1,7 @@
 """What rank 0 tells the outside while it trains: the driver, MLflow, and the checkpoint's own description."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,10 @@ from vitrail.checkpoint import BestScore, CheckpointInfo, DataSource
 from vitrail.cluster.board import RunBoard
 from vitrail.cluster.progress import TrainRates, TrainStatus
 from vitrail.cluster.run_tracker import open_tracker
+from vitrail.cluster.validation import ValidationFailed, draw_panels
 from vitrail.config import RunConfig
 from vitrail.data.manifest import Manifest
-from vitrail.data.shards import ShardReader
-from vitrail.evaluation.pictures import prediction_panel
+from vitrail.evaluation.pictures import Pixels
 from vitrail.evaluation.predictor import Evaluation, Predictor
 from vitrail.tracking.tracker import NullTracker, Status, Tracker
 from vitrail.training.checkpoint import score_record
@@ -22,7 +22,6 @@ from vitrail.training.continuity import Continuity, RestartClock
 from vitrail.training.finite import NonFiniteStep
 from vitrail.training.throughput import ThroughputCard
 
-NUM_PICTURES = 4
 THROUGHPUT = "throughput.json"
 _FLUSH_TIMEOUT_S = 5.0
 
@@ -153,24 +152,34 @@ class Reporter:
 
     def pictures(self, predictor: Predictor, *, step: int) -> None:
         """Log what the model makes of a few fixed validation images."""
-        if self._rank != 0 or isinstance(self._tracker, NullTracker):
+        if self._rank == 0 and not isinstance(self._tracker, NullTracker):
+            self._log_panels(draw_panels(self._config, predictor), step)
+
+    def collect(self) -> None:
+        """Report what validations beside the run have found since the last call."""
+        if self._board is None:
             return
-        reader = ShardReader(self._config.data, "validation")
-        count = min(NUM_PICTURES, len(reader))
-        for index in (len(reader) * k // count for k in range(count)):
-            sample = reader[index]
-            panel = prediction_panel(
-                sample.image, sample.label, predictor(sample.image), self._manifest.palette, self._manifest.classes
-            )
-            self._tracker.log_image(f"val/{_metric_name(sample.id)}", panel, step=step)
+        for result in self._board.take_results():
+            if isinstance(result, ValidationFailed):
+                self._tracker.log_text(f"{result.reason}\n", f"validation_failed/step_{result.step:06d}.txt")
+                self._post(phase=f"could not validate step {result.step}: {result.reason}")
+            else:
+                self.validation(result.step, result.evaluation)
+                self._log_panels(result.panels, result.step)
+
+    def _log_panels(self, panels: Mapping[str, Pixels], step: int) -> None:
+        for name, panel in panels.items():
+            self._tracker.log_image(f"val/{_metric_name(name)}", panel, step=step)
 
     @property
     def last_scores(self) -> dict[str, float]:
         """Of the last validation since the start; empty before."""
         return self._scores
 
-    def describe(self, step: int, evaluation: Evaluation | None, start: dict[str, Any] | None) -> CheckpointInfo:
-        """What a checkpoint saved now is; scored if it was validated now."""
+    def describe(
+        self, step: int, evaluation: Evaluation | None, start: dict[str, Any] | None, *, validating: bool = False
+    ) -> CheckpointInfo:
+        """What a checkpoint saved now is; scored if it was validated now, or to be scored beside training."""
         manifest = self._manifest
         return CheckpointInfo(
             step=step,
@@ -186,6 +195,7 @@ class Reporter:
             seed=self._config.seed,
             run_key=self._config.run_key,
             scores=score_record(evaluation) if evaluation is not None else None,
+            validating=validating,
             best=BestScore(mIoU=self._best[0], step=self._best[1]) if self._best else None,
             mlflow_run_id=self._tracker.run_id,
             start=start,

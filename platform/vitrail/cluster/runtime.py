@@ -92,14 +92,19 @@ def machines() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def check_feasible(workers: int, *, cpus_per_worker: float, gpus_per_worker: float, spare_cpus: int = 0) -> None:
-    """Raise `InfeasibleError` unless the cluster as it stands can hold the workers at once, and has CPUs to spare.
+def check_feasible(
+    workers: int, *, cpus_per_worker: float, gpus_per_worker: float, spare_cpus: int = 0, validations: int = 0
+) -> None:
+    """Raise `InfeasibleError` unless the cluster as it stands can hold the workers at once, with as many validations
+    beside them, each as large as a worker, and has CPUs to spare.
 
     Ray Train would try for ever: a static cluster never reports that a request cannot be met.
     """
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    if workers * cpus_per_worker + spare_cpus > cpus or workers * gpus_per_worker > gpus:
+    places = workers + validations
+    if places * cpus_per_worker + spare_cpus > cpus or places * gpus_per_worker > gpus:
         asked = f"{workers} workers with {cpus_per_worker:g} CPUs and {gpus_per_worker:g} GPUs each"
+        asked += f" and {validations} like them for validation" if validations else ""
         asked += f" and {spare_cpus} CPU for Ray Data" if spare_cpus else ""
         raise InfeasibleError(asked, f"{cpus:g} CPUs and {gpus:g} GPUs")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray import tune
 
+from vitrail.checkpoint import CHECKPOINTS
 from vitrail.cluster.sweep_plan import RECORD_FILE, SweepConfig, new_record
 from vitrail.cluster.trainer import finished_result
 from vitrail.config import RunConfig
@@ -89,7 +90,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         if result is None:
             self._change(trial, status="stopped", seconds=self._seconds(trial))
         else:
-            step, best = result.last_info.step, str(result.best)
+            run, step = self._run(trial), result.last_info.step
+            place = run.checkpoint_root or f"{run.name}/{CHECKPOINTS}"
+            best = f"{place}, step {result.best_info.step:,}"
             self._change(trial, status="finished", step=step, checkpoint=best, seconds=self._seconds(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

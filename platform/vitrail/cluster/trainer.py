@@ -18,6 +18,7 @@ from vitrail.cluster.identity import check_checkpoints, claim_folder
 from vitrail.cluster.progress import show_progress
 from vitrail.cluster.recovery import FreshView
 from vitrail.cluster.reporting import THROUGHPUT
+from vitrail.cluster.run_errors import RunStoppedError, explained
 from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.runtime import check_feasible
 from vitrail.config import RunConfig
@@ -25,62 +26,13 @@ from vitrail.errors import UsageError, VitrailError
 from vitrail.tracking.registration import register
 from vitrail.tracking.registry import Version
 from vitrail.training.throughput import ThroughputCard
-from vitrail.training.watchdog import STALLS, Stall, read_stalls
+from vitrail.training.watchdog import STALLS
 
 _COLLECTIVE_TIMEOUT_S = 600
 _START_ATTEMPTS = 60
 """For each failure allowed: ten minutes of waiting for places, for which Ray Train is told to wait 10 s at a time."""
 _RAYS_OWN = "ray"
 """Folder beside the checkpoints for what Ray Train keeps of the run."""
-
-
-class TrainingError(VitrailError):
-    """Training failed on some workers."""
-
-    def __init__(self, name: str, failures: dict[int, str], folder: str) -> None:
-        super().__init__(name, failures, folder)
-        self.name, self.failures, self.folder = name, failures, folder
-
-    def __str__(self) -> str:
-        lines = [f"rank {rank}: {text}" for rank, text in sorted(self.failures.items())]
-        return f"run {self.name} failed\n" + "\n".join(lines) + f"\nits checkpoints are kept in {self.folder}"
-
-
-class StalledError(VitrailError):
-    """Workers made no step for too long, and were ended."""
-
-    def __init__(self, name: str, timeout_s: float, stalls: list[Stall], folder: str) -> None:
-        super().__init__(name, timeout_s, stalls, folder)
-        self.name, self.timeout_s, self.stalls, self.folder = name, timeout_s, stalls, folder
-
-    def __str__(self) -> str:
-        # The others waited for the one that hung, whose watchdog was the first to fire.
-        return (
-            f"run {self.name} was ended because it made no step for {self.timeout_s:g} s: {self.stalls[0]}\n"
-            f"its checkpoints are kept in {self.folder}; --resume continues it"
-        )
-
-
-class StartError(VitrailError):
-    """The workers found no place, or could not be joined to a group."""
-
-    def __init__(self, name: str, cause: str, way_out: str) -> None:
-        super().__init__(name, cause, way_out)
-        self.name, self.cause, self.way_out = name, cause, way_out
-
-    def __str__(self) -> str:
-        return f"the workers of run {self.name} could not start: {self.cause}\n{self.way_out}"
-
-
-class RunStoppedError(VitrailError):
-    """The run was asked to stop, and has saved its state."""
-
-    def __init__(self, name: str, step: int) -> None:
-        super().__init__(name, step)
-        self.name, self.step = name, step
-
-    def __str__(self) -> str:
-        return f"run {self.name} was stopped after step {self.step} and is saved; --resume continues it"
 
 
 class TrackingUnavailableError(VitrailError):
@@ -143,7 +95,12 @@ def train(
     if finished is not None:
         return finished
     workers = config.min_workers or config.workers
-    check_feasible(workers, cpus_per_worker=config.cpus_per_worker, gpus_per_worker=config.gpus_per_worker)
+    check_feasible(
+        workers,
+        cpus_per_worker=config.cpus_per_worker,
+        gpus_per_worker=config.gpus_per_worker,
+        validations=int(config.validate_beside),
+    )
     with hold_run(Path(config.folder)), _board(config, board) as board:
         ended = _fit(config, board, show=show, callbacks=callbacks)
     if ended["stopped"]:
@@ -172,7 +129,7 @@ def _fit(config: RunConfig, board: RunBoard, *, show: bool, callbacks: Any) -> d
             result = _build_trainer(config, board, callbacks).fit()
     except ray.train.TrainingFailedError as error:
         open_tracker(config).finish("FAILED")
-        raise _explained(config, error) from error
+        raise explained(config, error) from error
     ended: dict[str, Any] = result.return_value
     if show and not ended["stopped"]:
         _print_throughput(config)
@@ -251,6 +208,7 @@ def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTraine
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={name: amount for name, amount in resources.items() if amount},
         ),
+        validation_config=_validation(config, board) if config.validate_beside else None,
         run_config=ray.train.RunConfig(
             name=_RAYS_OWN,
             storage_path=config.checkpoints,
@@ -266,27 +224,19 @@ def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTraine
     )
 
 
-def _explained(config: RunConfig, error: Exception) -> Exception:
-    """Our own error where a worker raised one; otherwise each rank's last line."""
-    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    ours = [failure for failure in failures.values() if isinstance(failure, VitrailError)]
-    if ours:
-        return ours[0]
-    stalls = read_stalls(Path(config.folder) / STALLS)
-    if stalls:
-        return StalledError(config.name, config.stall_timeout_s, stalls, config.folder)
-    if isinstance(error, ray.train.ControllerError):
-        return _start_error(config, error.controller_failure)
-    texts = {rank: f"{type(failure).__name__}: {failure}".strip() for rank, failure in failures.items()}
-    return TrainingError(config.name, texts or {-1: str(error)}, config.folder)
+def _validation(config: RunConfig, board: Any) -> ray.train.ValidationConfig:
+    """A task like a worker, which is tried once more where its machine is lost."""
+    arguments = {"config": config.model_dump(mode="json"), "board": board}
+    place = {"num_cpus": config.cpus_per_worker, "num_gpus": config.gpus_per_worker}
+    return ray.train.ValidationConfig(
+        fn=_enter_validation,
+        task_config=ray.train.ValidationTaskConfig(fn_kwargs=arguments),
+        ray_remote_kwargs={**place, "max_retries": 1},
+    )
 
 
-def _start_error(config: RunConfig, failure: Exception) -> StartError:
-    text = str(failure).strip()
-    if "process_group" in text:
-        way_out = (
-            "they could not reach each other: where Ray is started, set GLOO_SOCKET_IFNAME (on GPUs also "
-            "NCCL_SOCKET_IFNAME) to the network interface that joins the machines; `ip -br address` lists them"
-        )
-        return StartError(config.name, text.splitlines()[-1], way_out)
-    return StartError(config.name, text, f"`ray status` shows what is free; --resume continues from {config.folder}")
+def _enter_validation(checkpoint: Any, *, config: dict[str, Any], board: Any) -> dict[str, Any]:
+    """Late, as `_enter_worker`."""
+    from vitrail.cluster.validation import validate_checkpoint
+
+    return validate_checkpoint(checkpoint, config=config, board=board)

@@ -1,7 +1,7 @@
 """What each training worker runs: step, report, validate and save, until the last step or until it is told to stop."""
 
-import json
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any
 
 import ray.train
 
-from vitrail.checkpoint_store import CheckpointStore, StoredCheckpoint
+from vitrail.checkpoint_store import CheckpointStore
 from vitrail.cluster.board import RunBoard
 from vitrail.cluster.learner import Learner
 from vitrail.cluster.lockstep import Command, Lockstep
 from vitrail.cluster.reporting import Reporter
+from vitrail.cluster.validation import point_to
 from vitrail.config import RunConfig
 from vitrail.evaluation.predictor import Evaluation
 from vitrail.models.flops import TRAINING_FACTOR, nominal_flops
@@ -34,6 +35,7 @@ from vitrail.training.watchdog import STALLS, Watchdog, stall_file
 _STEPS_PER_READING = 10
 """Steps from one reading of losses to the next, which waits for the device."""
 _HEADROOM_STEPS = 5
+_VALIDATION_POLL_S = 5.0
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +98,8 @@ class _Loop:
                 self._read(step + 1)
             if step + 1 in validate_after:
                 with self.meter.pause():
-                    self._save(step + 1, self._validate(step + 1))
+                    self._validate_and_save(step + 1)
+        self._await_validations()
         if batch is not None:
             self._measure(batch)
         return {"step": total, "stopped": False}
@@ -117,6 +120,7 @@ class _Loop:
             return
         readings = self.meter.read()
         self._check_finite()
+        self.reporter.collect()
         self.reporter.steps(done, self.recipe.schedule.lr(done - 1, self.recipe.total_steps), readings)
 
     def _check_finite(self) -> None:
@@ -129,6 +133,27 @@ class _Loop:
         if self.finite.skipped > self.config.max_skipped_steps:
             raise NonFiniteError(bad[0].step, tuple(ids), self.finite.skipped, self.config.max_skipped_steps)
 
+    def _validate_and_save(self, step: int) -> None:
+        # At the last step the workers have nothing else to do.
+        if self.config.validate_beside and step < self.recipe.total_steps:
+            self._save(step, validating=True)
+        else:
+            self._save(step, self._validate(step))
+
+    def _await_validations(self) -> None:
+        """Wait for those that still run beside, and report them; one that its task took with it is never heard of."""
+        if not self.config.validate_beside or self.learner.place.rank != 0:
+            return
+        waiting = True
+        while waiting:
+            self.watchdog.beat("waiting for validations beside the run")
+            begin = time.monotonic()
+            ray.train.get_all_reported_checkpoints(
+                consistency_mode=ray.train.CheckpointConsistencyMode.VALIDATED, timeout_s=_VALIDATION_POLL_S
+            )
+            waiting = time.monotonic() - begin >= _VALIDATION_POLL_S
+            self.reporter.collect()
+
     def _validate(self, step: int) -> Evaluation:
         """Score the model on the whole validation set. Done before the first step too, so that what would fail there
         fails before the GPU hours, and so that MLflow's pictures begin at step 0."""
@@ -140,21 +165,22 @@ class _Loop:
         self.reporter.pictures(self.learner.predictor, step=step)
         return evaluation
 
-    def _save(self, step: int, evaluation: Evaluation | None = None) -> None:
-        """Copy weights and state, and let Ray Train write them while training goes on; rank 0's do for all."""
+    def _save(self, step: int, evaluation: Evaluation | None = None, *, validating: bool = False) -> None:
+        """Copy weights and state, and let Ray Train write them while training goes on; rank 0's do for all. If it is
+        `validating`, Ray Train then has them scored beside the workers."""
         self.watchdog.beat(f"step {step}: saving")
         metrics = {"step": step, **(self.reporter.last_scores if evaluation is not None else {})}
         if self.learner.place.rank != 0:
             ray.train.report(metrics)
         else:
             weights, state = self.learner.snapshot(step, skipped=self.finite.skipped)
-            info = self.reporter.describe(step, evaluation, self.learner.start)
+            info = self.reporter.describe(step, evaluation, self.learner.start, validating=validating)
             config = self.config
 
             def write(_: ray.train.Checkpoint, __: str) -> ray.train.Checkpoint:
                 saved = save_checkpoint(config.checkpoints, info, weights=weights, state=state)
                 CheckpointStore.at(config.checkpoints).prune(newest=config.keep_newest, best=config.keep_best)
-                return _pointer_to(saved)
+                return point_to(saved)
 
             # Ray wants a folder to upload, and deletes it afterwards: an empty one of its own.
             ray.train.report(
@@ -163,6 +189,7 @@ class _Loop:
                 checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
                 checkpoint_upload_fn=write,
                 delete_local_checkpoint_after_upload=True,
+                validation=validating,
             )
         self.lockstep.saved()
 
@@ -200,14 +227,3 @@ class _Loop:
                 peak_memory_gib=peak_memory_gib(place.device),
             )
         )
-
-
-def _pointer_to(saved: StoredCheckpoint) -> ray.train.Checkpoint:
-    """What Ray Train keeps of a checkpoint: where it is. The checkpoint itself it could only keep or delete by rules of
-    its own, and it refuses to go on with a run that lacks one it knows."""
-    storage = ray.train.get_context().get_storage()
-    place, files = f"{storage.experiment_fs_path}/{saved.name}", storage.storage_filesystem
-    files.create_dir(place)
-    with files.open_output_stream(f"{place}/checkpoint_at.json") as stream:
-        stream.write(json.dumps({"checkpoint": str(saved), "step": saved.info.step}).encode())
-    return ray.train.Checkpoint(place, filesystem=files)

@@ -37,7 +37,7 @@ class Trial(Strict):
     seconds: float = 0.0
     """Of training, over all starts."""
     checkpoint: str | None = None
-    """The best one."""
+    """Where the best one is, seen from the sweep's folder, for a person to find it."""
     error: str | None = None
     """Why it failed, in a line."""
 
@@ -129,6 +129,10 @@ class SweepRecord(Strict):
 
 def label(configuration: Mapping[str, Value]) -> str:
     """A configuration in words: `mln, cosine, lr 0.001`."""
-    return ", ".join(
-        str(value) if isinstance(value, str) else f"{name} {value:g}" for name, value in configuration.items()
-    )
+    return ", ".join(_in_words(name, value) for name, value in configuration.items())
+
+
+def _in_words(name: str, value: Value) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{name} {str(value).lower() if isinstance(value, bool) else f'{value:g}'}"
