@@ -50,7 +50,7 @@ def written(folder: Path) -> dict[str, int]:
 def life(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Life:
     root = tmp_path_factory.mktemp("sweep")
     log, folder = root / "log", root / "sweep"
-    command = [NANO, "--data", tiny_data, "--root", root, "--vary", "lr=0.002,1e-12,1e30,0.001"]
+    command = [NANO, "--data", tiny_data, "--root", root, "--vary", "lr=0.002,1e-12,0.001,1e30"]
     command += ["--scheduler", "asha", "--concurrent", 1]
     command += [argument for change in CHANGES for argument in ("--set", change)]
 

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+_NAME = "board of {}"
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,13 @@ class RunBoard:
     def open(cls, run: str) -> "RunBoard":
         """A new board, which lives until `close`, on this process's machine: others may be lost while the run lives."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(_Board).remote()
-        return cls(actor, run)
+        options = {"num_cpus": 0, "max_concurrency": 2, "scheduling_strategy": here, "name": _NAME.format(run)}
+        return cls(ray.remote(_Board).options(**options).remote(), run)
+
+    @classmethod
+    def find(cls, run: str) -> "RunBoard":
+        """The board that a process of this Ray job has opened for the run."""
+        return cls(ray.get_actor(_NAME.format(run)), run)
 
     def of(self, run: str) -> "RunBoard":
         """Another run's place on the same board."""
@@ -47,6 +55,16 @@ class RunBoard:
         results: list[Any] = ray.get(self.actor.take_results.remote(self.run))
         return results
 
+    def note_places(self, places: PlacementGroup) -> None:
+        """Note what Ray holds ready for the run's workers."""
+        self.actor.note_places.remote(self.run, places)
+
+    def free_places(self) -> None:
+        """Give back what Ray holds ready for the run's workers, and end those that are left in it."""
+        places: PlacementGroup | None = ray.get(self.actor.take_places.remote(self.run))
+        if places is not None:
+            remove_placement_group(places)
+
     def request_stop(self, reason: str) -> None:
         """Ask the workers of all runs on the board to save and end, without waiting."""
         self.actor.request_stop.remote(reason)
@@ -65,6 +83,7 @@ class _Board:
     def __init__(self) -> None:
         self._statuses: dict[str, Any] = {}
         self._results: dict[str, list[Any]] = {}
+        self._places: dict[str, Any] = {}
         self._stop_reason: str | None = None
 
     def post(self, run: str, status: Any) -> None:
@@ -78,6 +97,12 @@ class _Board:
 
     def take_results(self, run: str) -> list[Any]:
         return self._results.pop(run, [])
+
+    def note_places(self, run: str, places: Any) -> None:
+        self._places[run] = places
+
+    def take_places(self, run: str) -> Any:
+        return self._places.pop(run, None)
 
     def request_stop(self, reason: str) -> None:
         self._stop_reason = reason

@@ -46,6 +46,7 @@ class Reporter:
         self._board = board if rank == 0 else None
         self._best = _best_so_far(resumed)
         self._scores: dict[str, float] = {}
+        self._newest_scored = 0
         self._clock = RestartClock(Path(config.folder)) if rank == 0 else None
         self.ends_as: Status = "FINISHED"
         """What the run is marked as in MLflow when the workers end."""
@@ -140,8 +141,11 @@ class Reporter:
         self._scores = {"mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.aacc}
         summary = {"val/mIoU": scores.miou, "val/mAcc": scores.macc, "val/aAcc": scores.aacc}
         best = {"best/val_mIoU": self._best[0], "best/step": float(self._best[1])}
+        # MLflow shows the value of the highest step, and a validation beside the run may come after a later one.
+        self._newest_scored = max(self._newest_scored, step)
+        self._tracker.log_metrics(best, step=self._newest_scored)
         present = {name: value for name, value in per_class.items() if value == value}
-        self._tracker.log_metrics({**summary, **best, **present}, step=step)
+        self._tracker.log_metrics({**summary, **present}, step=step)
         columns: dict[str, Sequence[Any]] = {
             "class": list(names),
             "IoU": _rounded(scores.iou),

@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 
 from vitrail.checkpoint import CHECKPOINTS
+from vitrail.cluster.board import RunBoard
 from vitrail.cluster.sweep_plan import RECORD_FILE, SweepConfig, new_record
 from vitrail.cluster.trainer import finished_result
 from vitrail.config import RunConfig
@@ -87,6 +88,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It reached its last step, or the scheduler ended it."""
         result = finished_result(self._run(trial))
+        self._free_places(trial)
         if result is None:
             self._change(trial, status="stopped", seconds=self._seconds(trial))
         else:
@@ -97,12 +99,17 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It failed, for the reason that its driver left, or died without leaving one."""
+        self._free_places(trial)
         left = Path(self._run(trial).folder) / FAILURE
         reason = left.read_text() if left.is_file() else "its driver died"
         self._change(trial, status="failed", error=reason.strip(), seconds=self._seconds(trial))
 
     def _run(self, trial: Any) -> RunConfig:
         return self._config.trial(*chosen(trial.config))
+
+    def _free_places(self, trial: Any) -> None:
+        """Its driver may have been killed, and then nobody else gives back what its workers were to have."""
+        RunBoard.find(self._config.name).of(self._run(trial).name).free_places()
 
     def _known(self, trial: Any) -> Trial:
         waiting = self._config.waiting(*chosen(trial.config))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from vitrail.checkpoint import CheckpointInfo
 from vitrail.checkpoint_store import CheckpointStore
@@ -16,7 +16,7 @@ from vitrail.cluster.board import RunBoard
 from vitrail.cluster.driver import hold_run, stop_on_sigterm
 from vitrail.cluster.identity import check_checkpoints, claim_folder
 from vitrail.cluster.progress import show_progress
-from vitrail.cluster.recovery import FreshView
+from vitrail.cluster.recovery import FreshView, NotePlaces, Trainer
 from vitrail.cluster.reporting import THROUGHPUT
 from vitrail.cluster.run_errors import RunStoppedError, explained
 from vitrail.cluster.run_tracker import open_tracker
@@ -196,9 +196,9 @@ def _enter_worker(settings: dict[str, Any]) -> dict[str, Any]:
     return train_worker(settings)
 
 
-def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTrainer:
+def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> Trainer:
     resources = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
-    return TorchTrainer(
+    return Trainer(
         _enter_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
@@ -219,7 +219,7 @@ def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> TorchTraine
                 # Counted over the whole run, in which each loss of a machine may cost a few.
                 controller_failure_limit=-1 if config.max_failures < 0 else _START_ATTEMPTS * (1 + config.max_failures),
             ),
-            callbacks=[*(callbacks or []), FreshView()],
+            callbacks=[*(callbacks or []), FreshView(), NotePlaces(board)],
         ),
     )
 

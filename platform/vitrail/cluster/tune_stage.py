@@ -80,7 +80,7 @@ def run_stage(
             ),
             run_config=tune.RunConfig(name=stage, storage_path=str(storage), callbacks=[recorder], verbose=0),
         )
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # how to go on is said in our words
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures, and how to go on, are said in our words
     begun = len(tuner.fit())
     trials = recorder.record.trials
     over = sum(trial.is_over for trial in trials)

@@ -111,6 +111,8 @@ def _about_noise(alike: int, others: int, statistics: SweepStatistics) -> str:
         return statistics.noise_unknown
     if not others:
         return ""
+    if alike == others > 1:
+        return f"All {others} others are within noise of it."
     if others == 1:
         return f"The one other is {'' if alike else 'not '}within noise of it."
     return f"{alike or 'None'} of the {others} others {'is' if alike <= 1 else 'are'} within noise of it."
