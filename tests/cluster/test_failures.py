@@ -20,7 +20,7 @@ from vitrail.cluster.trainer import train
 from vitrail.config import RunConfig
 from vitrail.training.finite import NonFiniteError
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.long
 
 
 def plan(data: Path, root: Path, **changes: object) -> RunConfig:

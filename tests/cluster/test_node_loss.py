@@ -12,7 +12,7 @@ import pytest
 import ray.train
 from killing import ROOT, start_job
 
-pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+pytestmark = pytest.mark.long
 
 
 def play(scenario: str, data: Path, folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from vitrail.tracking.store import default_tracking_uri
 from vitrail.training.checkpoint import load_state, load_weights
 from vitrail.training.continuity import Continuity
 
-pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+pytestmark = pytest.mark.long
 
 RECIPE = "upernet_vit-nano_mln_128x128_1k"
 TINY = (

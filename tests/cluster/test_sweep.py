@@ -16,8 +16,7 @@ from vitrail.sweep.space import SearchSpace
 NANO = "upernet_vit-nano_128x128_1k"
 
 
-@pytest.mark.slow
-@pytest.mark.chaos
+@pytest.mark.long
 def test_optuna_proposes_and_its_best_is_confirmed_with_another_seed(
     ray_session: None, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from vitrail.evaluation.trained import open_model
 from vitrail.tracking.store import default_tracking_uri
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_validation_beside_the_run_scores_every_checkpoint(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:
     recipe = tiny(total_steps=6, val_interval=2)
     config = plan_run(recipe, tiny_data, root=tmp_path, name="run", validate_beside=True)

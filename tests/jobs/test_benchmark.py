@@ -198,7 +198,7 @@ def test_validation_benchmark_scores_the_split(run_script: Run, tiny_data: Path,
     assert record(out)["images"] == 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_end_to_end_benchmark_compares_runs_with_the_bare_loop(
     ray_session: None, tiny_data: Path, tmp_path: Path
 ) -> None:

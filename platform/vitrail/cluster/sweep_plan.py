@@ -13,6 +13,7 @@ from vitrail.data.files import write_aside
 from vitrail.data.manifest import Manifest
 from vitrail.data.storage import Place
 from vitrail.errors import UsageError
+from vitrail.html import plural
 from vitrail.sweep.record import Configuration, Cost, SweepRecord, Trial, Value, label
 from vitrail.sweep.space import SearchSpace, apply, trial_name
 from vitrail.tracking.store import default_tracking_uri
@@ -199,7 +200,7 @@ def new_record(config: SweepConfig) -> SweepRecord:
         recipe=space.recipe,
         data=manifest.name,
         val_images=manifest.split("validation").num_samples,
-        device="GPU" if config.template.gpus_per_worker else f"{config.template.cpus_per_worker} CPUs a worker",
+        device=_machine(config.template),
         workers=config.template.workers,
         search=space.search,
         scheduler=space.scheduler,
@@ -234,6 +235,12 @@ def forecast(config: SweepConfig, costs: Mapping[str, Cost]) -> Forecast:
         disk_bytes=int(trials * (template.keep_newest + template.keep_best) * state_bytes),
         ends_early=space.scheduler != "none",
     )
+
+
+def _machine(run: RunConfig) -> str:
+    if run.gpus_per_worker:
+        return f"{run.gpus_per_worker:g} GPU each"
+    return f"{plural(run.cpus_per_worker, 'CPU')} each"
 
 
 def _seconds(run: RunConfig, recipe: Recipe, cost: Cost) -> float:

@@ -16,8 +16,8 @@ from vitrail.sweep.record import Configuration, Cost, Score, SweepRecord, Trial,
 
 FAILURE = "failure.txt"
 """In a trial's folder: why it failed."""
-FINAL = "final"
-"""Key of a trial's last report, which repeats its best score for the search."""
+LAST_SCORE = "last_mIoU"
+"""Key of the last step's score in a trial's last report, whose own is the best, for the search."""
 _SEED = "seed"
 _LISTED = "trial"
 
@@ -82,8 +82,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """It was validated."""
-        if FINAL not in result:
-            self._save(self._known(trial).scored(Score(step=result["step"], miou=result["mIoU"])))
+        score = Score(step=result["step"], miou=result.get(LAST_SCORE, result["mIoU"]))
+        self._save(self._known(trial).scored(score))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It reached its last step, or the scheduler ended it."""
@@ -101,7 +101,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         """It failed, for the reason that its driver left, or died without leaving one."""
         self._free_places(trial)
         left = Path(self._run(trial).folder) / FAILURE
-        reason = left.read_text() if left.is_file() else "its driver died"
+        reason = left.read_text() if left.is_file() else str(trial.get_error() or "its driver died").splitlines()[-1]
         self._change(trial, status="failed", error=reason.strip(), seconds=self._seconds(trial))
 
     def _run(self, trial: Any) -> RunConfig:

@@ -17,8 +17,9 @@ from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialSchedule
 from vitrail.cluster.board import RunBoard
 from vitrail.cluster.driver import RunBusyError
 from vitrail.cluster.sweep_plan import SweepConfig
-from vitrail.cluster.sweep_recorder import FAILURE, FINAL, Recorder, as_grid, chosen
+from vitrail.cluster.sweep_recorder import FAILURE, LAST_SCORE, Recorder, as_grid, chosen
 from vitrail.cluster.trainer import train
+from vitrail.config import RunConfig
 from vitrail.errors import VitrailError
 from vitrail.sweep.record import Configuration
 from vitrail.sweep.space import Choices, Range, SearchSpace
@@ -27,6 +28,8 @@ from vitrail.sweep.space import Choices, Range, SearchSpace
 _DRIVER = {"CPU": 0, "node:__internal_head__": 0.001}
 _REDUCTION = 3
 """ASHA lets the best third of the trials go on at each rung."""
+_NEVER = 1 << 31
+"""Steps after which ASHA ends any trial, which end by themselves."""
 _BUSY_POLL_S = 2.0
 
 
@@ -114,9 +117,7 @@ def _optuna(space: SearchSpace) -> Any:
 def _scheduler(config: SweepConfig) -> TrialScheduler | None:
     grace = config.template.recipe.val_interval
     if config.space.scheduler == "asha":
-        # Ended at its last step, a trial would be cut off while it saves and tells MLflow.
-        never = 1 << 31
-        return ASHAScheduler(time_attr="step", grace_period=grace, max_t=never, reduction_factor=_REDUCTION)
+        return ASHAScheduler(time_attr="step", grace_period=grace, max_t=_NEVER, reduction_factor=_REDUCTION)
     if config.space.scheduler == "median":
         return MedianStoppingRule(time_attr="step", grace_period=grace)
     return None
@@ -130,7 +131,7 @@ def _run_trial(params: dict[str, Any], *, config: SweepConfig, board: RunBoard) 
     try:
         while True:
             try:
-                result = train(run, resume=True, show=False, callbacks=[_ReportScores()], board=board)
+                result = train(run, resume=True, show=False, callbacks=[_ReportScores(run)], board=board)
                 break
             except RunBusyError:  # a search proposed what is being trained already
                 time.sleep(_BUSY_POLL_S)
@@ -138,12 +139,21 @@ def _run_trial(params: dict[str, Any], *, config: SweepConfig, board: RunBoard) 
         failure.parent.mkdir(parents=True, exist_ok=True)
         failure.write_text(str(error))
         raise
-    tune.report({"step": run.recipe.total_steps, "mIoU": result.best_miou, FINAL: True})
+    last = result.last_info.scores
+    assert last is not None
+    tune.report({"step": run.recipe.total_steps, "mIoU": result.best_miou, LAST_SCORE: last.mIoU})
 
 
 class _ReportScores(TuneReportCallback):  # type: ignore[misc]
-    """Passes validations on to Tune, which wants a score in all it is told; a checkpoint between them has none."""
+    """Passes validations on to Tune, which wants a score in all it is told; a checkpoint between them has none.
+
+    The last is left to the driver, when all is saved: a scheduler that ended the trial there would cut that short.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        super().__init__()
+        self._total_steps = run.recipe.total_steps
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        if "mIoU" in metrics[0]:
+        if "mIoU" in metrics[0] and metrics[0]["step"] < self._total_steps:
             super().after_report(run_context, metrics, checkpoint)

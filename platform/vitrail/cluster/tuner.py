@@ -51,7 +51,7 @@ def sweep(
     with hold_run(config.folder):
         recorder = Recorder(config)
         recorder.begin(costs or {})
-        parent = _parent_run(config)
+        parent = open_parent(config)
         board = RunBoard.open(config.name)
         try:
             with show_sweep(config, board, enabled=show), _sigterm_as_interrupt():
@@ -128,7 +128,8 @@ def _end_stopped_runs(config: SweepConfig, record: SweepRecord) -> None:
             tracker.finish("KILLED")
 
 
-def _parent_run(config: SweepConfig) -> MlflowTracker:
+def open_parent(config: SweepConfig) -> MlflowTracker:
+    """Begin or continue the sweep's own run in MLflow, of which its trials' runs are children."""
     tracking = config.template.tracking
     assert tracking is not None
     assert tracking.parent_run_key is not None

@@ -1,5 +1,6 @@
 """What each training worker runs: step, report, validate and save, until the last step or until it is told to stop."""
 
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -35,6 +36,9 @@ from vitrail.training.watchdog import STALLS, Watchdog, stall_file
 _STEPS_PER_READING = 10
 """Steps from one reading of losses to the next, which waits for the device."""
 _HEADROOM_STEPS = 5
+_SWITCH_INTERVAL_S = 5e-4
+"""The loop gives Python's lock up at every operation, and asks for it back; a thread that decodes, or sends to MLflow,
+would otherwise keep it for 5 ms each time."""
 _VALIDATION_POLL_S = 5.0
 
 
@@ -43,6 +47,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     Returns the step at which it ended, and whether it was told to.
     """
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     config, board = RunConfig.model_validate(settings["config"]), settings["board"]
     rank = ray.train.get_context().get_world_rank()
     watched = stall_file(Path(config.folder) / STALLS, rank)
