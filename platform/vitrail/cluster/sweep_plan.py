@@ -21,8 +21,8 @@ from vitrail.training.step import validation_steps
 
 SWEEP_FILE = "sweep.json"
 RECORD_FILE = "record.json"
-_START_S = 30.0
-"""What a trial's workers need to start, roughly: processes, imports, the first batch."""
+_START_S = 60.0
+"""What a trial needs beside its steps, roughly: processes that start and import torch, saving, the end in MLflow."""
 _STATE_COPIES = 3
 """Tensors as large as the parameters in a checkpoint: the weights and AdamW's two moments, float32."""
 
