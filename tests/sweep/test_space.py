@@ -55,10 +55,11 @@ def test_backbone_brings_its_weights_unless_the_recipe_starts_from_none() -> Non
 def test_file_says_all_and_flags_replace_its_fields(tmp_path: Path) -> None:
     file = tmp_path / "necks.toml"
     file.write_text(
-        f'recipe = "{NANO}"\nseeds = 2\nsearch = "random"\nsamples = 5\n'
+        f'recipe = "{NANO}"\nset = ["total_steps=80"]\nseeds = 2\nsearch = "random"\nsamples = 5\n'
         '[vary]\nneck = ["none", "mln"]\nlr = { low = 1e-4, high = 1e-2, log = true }\n'
     )
-    found = SearchSpace.named(str(file), seeds=3, samples=None)
+    found = SearchSpace.named(str(file), seeds=3, samples=None, set=["val_interval=40"])
+    assert (found.base.total_steps, found.base.val_interval) == (80, 40)
     assert (found.seeds, found.samples, found.search) == (3, 5, "random")
     assert isinstance(apply(found.base, found.configurations()[0]).schedule, PolySchedule)
 

@@ -3,9 +3,10 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from vitrail.cluster.board import RunBoard
 
 _POLL_S = 0.5
+_JOIN_S = 5.0
 _LINE_INTERVAL_S = 10.0
 
 
@@ -51,29 +53,28 @@ class TrainStatus:
         return "  ".join(str(part) for part in (self.phase, self.rates, score) if part is not None)
 
 
-@contextmanager
-def show_progress(board: RunBoard, name: str, *, enabled: bool = True) -> Iterator[None]:
+def show_progress(board: RunBoard, name: str, *, enabled: bool = True) -> AbstractContextManager[None]:
     """Print what is posted to the board until the block ends."""
-    if not enabled:
-        yield
-        return
+    show = _show_bar if sys.stderr.isatty() else _show_lines
+    return beside(partial(show, board, name)) if enabled else nullcontext()
+
+
+@contextmanager
+def beside(show: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Let `show` print in a thread until the block ends, which its event then says."""
     done = threading.Event()
-    thread = threading.Thread(target=_watch, args=(board, name, done), name="progress", daemon=True)
+
+    def watch() -> None:
+        with suppress(ray.exceptions.RayError):  # the cluster went away under us: the driver's own call reports that
+            show(done)
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
-        thread.join(timeout=5 * _POLL_S)
-
-
-def _watch(board: RunBoard, name: str, done: threading.Event) -> None:
-    show = _show_bar if sys.stderr.isatty() else _show_lines
-    try:
-        show(board, name, done)
-    except ray.exceptions.RayError:
-        # The cluster went away under us: the driver's own call reports that.
-        return
+        thread.join(timeout=_JOIN_S)
 
 
 def _show_bar(board: RunBoard, name: str, done: threading.Event) -> None:

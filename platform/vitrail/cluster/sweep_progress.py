@@ -3,36 +3,25 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
-import ray
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from vitrail.cluster.board import RunBoard
-from vitrail.cluster.progress import TrainStatus
+from vitrail.cluster.progress import TrainStatus, beside
 from vitrail.cluster.sweep_plan import RECORD_FILE, SweepConfig
 from vitrail.sweep.record import SweepRecord, Trial
 
 _POLL_S = 1.0
 
 
-@contextmanager
-def show_sweep(config: SweepConfig, board: RunBoard, *, enabled: bool = True) -> Iterator[None]:
+def show_sweep(config: SweepConfig, board: RunBoard, *, enabled: bool = True) -> AbstractContextManager[None]:
     """Print how the trials stand until the block ends."""
-    if not enabled:
-        yield
-        return
-    done = threading.Event()
-    thread = threading.Thread(target=_watch, args=(config, board, done), name="sweep-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=5 * _POLL_S)
+    show = _show_table if sys.stderr.isatty() else _show_lines
+    return beside(partial(show, config, board)) if enabled else nullcontext()
 
 
 def trial_table(record: SweepRecord, statuses: dict[str, TrainStatus]) -> Table:
@@ -48,15 +37,6 @@ def trial_table(record: SweepRecord, statuses: dict[str, TrainStatus]) -> Table:
         step = max(trial.step, status.step if status else 0)
         table.add_row(trial.name, f"{step}/{trial.total_steps}", score, _status(trial, status), left)
     return table
-
-
-def _watch(config: SweepConfig, board: RunBoard, done: threading.Event) -> None:
-    show = _show_table if sys.stderr.isatty() else _show_lines
-    try:
-        show(config, board, done)
-    except ray.exceptions.RayError:
-        # The cluster went away under us: the driver's own call reports that.
-        return
 
 
 def _show_table(config: SweepConfig, board: RunBoard, done: threading.Event) -> None:

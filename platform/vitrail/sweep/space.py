@@ -126,6 +126,8 @@ class SearchSpace(Strict):
     def named(cls, name: str, **changes: Any) -> "SearchSpace":
         """The space in the TOML file `name`, or one of the recipe `name`, with the `changes` that are not None.
 
+        What `set` changes comes after what the file's does.
+
         Raises:
             UsageError: no such file or recipe, not TOML, or a field that is wrong.
         """
@@ -133,6 +135,7 @@ class SearchSpace(Strict):
         values = cls._read(Path(name)) if name.endswith(".toml") else {"recipe": name}
         if "vary" not in {**values, **changes}:
             raise UsageError(f"nothing is varied: give --vary NAME=A,B with one of {', '.join(DIMENSIONS)}")
+        changes["set"] = [*values.get("set", ()), *changes.get("set", ())]
         return cls.checked(**values | changes)
 
     @staticmethod
