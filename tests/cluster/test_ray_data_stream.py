@@ -16,7 +16,7 @@ from vitrail.data.shards import DamagedShardError, ShardReader
 from vitrail.data.stream import ShardStream, TrainingStream
 
 CONFIG = TransformConfig(scale=(192, 48), crop_size=64)
-GLOBAL_BATCH, STEPS = 12, 14  # with one worker two steps a block, and three blocks an execution
+GLOBAL_BATCH, STEPS = 12, 8  # with one worker two steps a block, and three blocks an execution
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def want(reader: ShardReader) -> list[list[Seen]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", [1, 3])
 def test_global_batches_are_those_of_the_in_worker_reader(
     ray_session: None, reader: ShardReader, want: list[list[Seen]], world_size: int
 ) -> None:
@@ -60,12 +60,12 @@ def test_global_batches_are_those_of_the_in_worker_reader(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [1, 4])
 def test_run_goes_on_with_other_workers_and_the_other_stream(
-    ray_session: None, reader: ShardReader, want: list[list[Seen]], stop: int
+    ray_session: None, reader: ShardReader, want: list[list[Seen]]
 ) -> None:
-    before = [ShardStream(reader, CONFIG, plan(rank=r, world_size=2), threads=1) for r in range(2)]
-    after = [RayDataStream(reader, CONFIG, plan(rank=r, world_size=3, first_step=stop)) for r in range(3)]
+    stop = 3
+    before = [ShardStream(reader, CONFIG, plan(rank=r, world_size=3), threads=1) for r in range(3)]
+    after = [RayDataStream(reader, CONFIG, plan(rank=r, world_size=2, first_step=stop)) for r in range(2)]
     assert global_batches([*before], stop) + global_batches([*after], STEPS - stop) == want
 
 

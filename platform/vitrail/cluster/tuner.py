@@ -141,7 +141,7 @@ def open_parent(config: SweepConfig) -> MlflowTracker:
         run_key=tracking.parent_run_key,
         params={"configurations": config.space.size, **{name: value for name, value in space.items() if value}},
         tags={"vitrail.kind": "sweep", "mlflow.source.name": tracking.source},
-        folder=config.folder / "outbox",
+        folder=config.folder,
     )
 
 
