@@ -161,7 +161,7 @@ class Reporter:
 
     def collect(self) -> None:
         """Report what validations beside the run have found since the last call."""
-        if self._board is None:
+        if self._board is None or not self._config.validate_beside:
             return
         for result in self._board.take_results():
             if isinstance(result, ValidationFailed):
