@@ -39,10 +39,10 @@ def step_of(folder: Path) -> int:
     return Continuity.load(folder).step
 
 
-def workers_of(job: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    """The run's training workers."""
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The training workers of the Ray that this process has started."""
     found = []
-    for process in psutil.Process(job.pid).children(recursive=True):
+    for process in psutil.Process(pid).children(recursive=True):
         try:
             if "RayTrainWorker" in " ".join(process.cmdline()):
                 found.append(process)

@@ -3,11 +3,14 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
-from killing import kill_with_all_its_processes, start_job, step_of, wait_until
+from killing import kill_with_all_its_processes, start_job, step_of, wait_until, workers_of
 from s3_server import s3_server
 from test_survival import TINY
 from test_trainer import tiny
@@ -43,11 +46,36 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
     assert "schedule.peak_lr" in str(caught.value)
 
 
-def test_worker_that_makes_no_step_in_time_is_named_with_its_stack(
-    ray_session: None, tiny_data: Path, tmp_path: Path
-) -> None:
-    config = plan(tiny_data, tmp_path, stall_timeout_s=0.05)  # not even a validation is as quick
-    with pytest.raises(StalledError, match=r"made no step for 0.05 s: rank 0 hung at ") as caught:
+@contextmanager
+def frozen_once(happens: Callable[[], object]) -> Iterator[None]:
+    """One of this process's training workers is stopped when `happens` is true, and killed in the end."""
+    frozen: list[psutil.Process] = []
+    over = threading.Event()
+
+    def freeze() -> None:
+        while not happens():
+            if over.wait(0.02):
+                return
+        frozen.append(workers_of(os.getpid())[0])
+        frozen[0].suspend()
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for process in frozen:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def test_worker_that_hangs_is_named_with_its_stack(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:
+    # A worker that waits for another, which has stopped without a word.
+    config = plan(tiny_data, tmp_path, stall_timeout_s=20.0, total_steps=2000, workers=2)
+    says = r"made no step for 20 s: rank \d hung at step \d+: \w+"
+    with frozen_once(lambda: step_of(Path(config.folder)) > 0), pytest.raises(StalledError, match=says) as caught:
         train(config, show=False)
     assert "train_worker" in str(caught.value)
     assert "--resume continues it" in str(caught.value)

@@ -85,7 +85,7 @@ def life(ray_session: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFa
 
     job = start_job(*command, log=log)
     wait_until(lambda: step_of(life.folder) >= 20, job, log)
-    workers_of(job)[-1].kill()
+    workers_of(job.pid)[-1].kill()
     wait_until(lambda: Continuity.load(life.folder).restarts == 1, job, log)
     after = step_of(life.folder)
     wait_until(lambda: step_of(life.folder) > after, job, log)
