@@ -42,12 +42,13 @@ def main(
         from vitrail.evaluation.trained import open_model
         from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.store import default_tracking_uri
+        from vitrail.training.checkpoint import score_record
 
         path = fetch_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
         segmentor, described = open_model(path)
         described = described.tested_as(set_ or [])
         with ray_cluster(address):
-            record = evaluate_model(
+            counts = evaluate_model(
                 segmentor,
                 described,
                 data,
@@ -56,6 +57,7 @@ def main(
                 workers=workers,
                 gpus_per_worker=gpus_per_worker,
             )
+        record = score_record(counts.scores(), len(counts))
         print_scores(described, Manifest.load(data).classes, record)
         if out is not None:
             out.write_text(json.dumps(record.model_dump(mode="json"), indent=1))

@@ -95,7 +95,7 @@ def main(
                     promote(MODEL, version.number, tracking_uri=uri)
             with stage("Evaluate", "the champion, fetched from the registry"):
                 champion = open_model(fetch_model(f"models:/{MODEL}@champion", root=root, tracking_uri=uri))
-                scores = evaluate_model(*champion, data, workers=workers)
+                counts = evaluate_model(*champion, data, workers=workers)
             with stage("Predict", "the validation images, with Ray Data"):
                 predict_folder(*champion, scenes / "images" / "validation", root / "predictions", workers=workers)
 
@@ -105,7 +105,7 @@ def main(
         table = Table("what", "outcome", title=f"The demo took {seconds:.0f} s", title_justify="left")
         table.add_row("trained", f"{winner.name}, {decision.winner}, {steps} steps")
         table.add_row("mIoU before training", f"{before:.2%}")
-        table.add_row("mIoU of the champion", f"[bold]{scores.mIoU:.2%}[/] on {scores.images} validation images")
+        table.add_row("mIoU of the champion", f"[bold]{counts.scores().miou:.2%}[/] on {len(counts)} validation images")
         table.add_row("champion", f"{MODEL} version {version.number}")
         table.add_row("its checkpoint", str(result.best))
         table.add_row("predictions to look at", str(root / "predictions" / "overlays"))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sample_sweep import cost, record, sweep_of_necks, trial
 
-from vitrail.sweep.drawing import as_png
+from vitrail.drawing import as_png
 from vitrail.sweep.effects import draw_dimensions
 from vitrail.sweep.pictures import draw_costs, draw_curves
 from vitrail.sweep.record import Cost, SweepRecord

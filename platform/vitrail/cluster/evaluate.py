@@ -1,10 +1,11 @@
 """Scoring a trained model on a split, its images dealt out to several workers and counted once each."""
 
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -15,12 +16,11 @@ from vitrail.data.manifest import Manifest
 from vitrail.data.shards import ShardReader
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
-from vitrail.evaluation.metrics import ConfusionMatrix
-from vitrail.evaluation.predictor import Evaluation, Predictor
-from vitrail.evaluation.split import ImageCountError, evaluate_split
+from vitrail.evaluation.image_counts import ImageCounts
+from vitrail.evaluation.predictor import Predictor
+from vitrail.evaluation.split import ImageCountError, count_images
 from vitrail.evaluation.trained import TrainedModel
 from vitrail.models.segmentor import Segmentor
-from vitrail.training.checkpoint import score_record
 
 
 def evaluate_model(
@@ -32,27 +32,25 @@ def evaluate_model(
     ms_flip: bool = False,
     workers: int = 1,
     gpus_per_worker: float = 0.0,
-) -> ScoreRecord:
-    """Scores of a model, as `open_model` gives it, on a split of the data set at `data`; Ray must be started.
+) -> ImageCounts:
+    """Counts, over all images of a split of the data set at `data`, of a model as `open_model` gives it.
+
+    Ray must be started.
 
     Raises:
         UsageError: the data set has other classes than the model.
     """
     manifest = Manifest.load(data)
-    expected = manifest.split(split).num_samples
     _refuse_other_classes(described, manifest, data)
     cpus = cpu_share(workers, on_gpu_machines=gpus_per_worker > 0)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
     task = ray.remote(_count_share).options(num_cpus=cpus, num_gpus=gpus_per_worker)
     what = (ray.put((model, described.recipe)), Folder.at(data).uri, split)
     parts = [task.remote(*what, rank=rank, workers=workers, threads=cpus, ms_flip=ms_flip) for rank in range(workers)]
-    total = Evaluation(ConfusionMatrix(manifest.num_classes))
-    for counts, images in ray.get(parts):
-        total.matrix.counts += torch.tensor(counts)  # a copy: Ray's arrays are read-only
-        total.images += images
-    if total.images != expected:
-        raise ImageCountError(total.images, expected)
-    return score_record(total)
+    areas = {index: counts for part in ray.get(parts) for index, counts in part.items()}
+    if sorted(areas) != list(range(expected := manifest.split(split).num_samples)):
+        raise ImageCountError(len(areas), expected)
+    return ImageCounts.of_areas(ShardReader(data, split).ids, areas)
 
 
 def print_scores(described: TrainedModel, classes: Sequence[str], record: ScoreRecord) -> None:
@@ -86,12 +84,12 @@ def _published(recipe: Recipe) -> str:
 
 def _count_share(
     trained: tuple[Segmentor, Recipe], data: str, split: str, *, rank: int, workers: int, threads: int, ms_flip: bool
-) -> tuple[Any, int]:
-    """One worker's share of the images: counts as an array (K + 1, K), and how many images they were."""
+) -> dict[int, NDArray[np.int64]]:
+    """One worker's share of the images."""
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, recipe = trained
-    evaluation = evaluate_split(
+    return count_images(
         Predictor(model.to(device), recipe, device, ms_flip=ms_flip),
         ShardReader(data, split),
         recipe.model.num_classes,
@@ -100,4 +98,3 @@ def _count_share(
         # Beside a GPU the CPUs have nothing else to do; on a CPU they are the network's.
         threads=max(1, threads - 1) if device == "cuda" else 1,
     )
-    return evaluation.matrix.counts.cpu().numpy(), evaluation.images

@@ -198,7 +198,7 @@ class Reporter:
             ),
             seed=self._config.seed,
             run_key=self._config.run_key,
-            scores=score_record(evaluation) if evaluation is not None else None,
+            scores=score_record(evaluation.matrix.scores(), evaluation.images) if evaluation is not None else None,
             validating=validating,
             best=BestScore(mIoU=self._best[0], step=self._best[1]) if self._best else None,
             mlflow_run_id=self._tracker.run_id,

@@ -23,8 +23,8 @@ from vitrail.cluster.sweep_progress import show_sweep
 from vitrail.cluster.sweep_recorder import Recorder
 from vitrail.cluster.tune_stage import SweepInterruptedError, run_stage
 from vitrail.data.files import write_aside
+from vitrail.drawing import as_png
 from vitrail.sweep.decision import decide
-from vitrail.sweep.drawing import as_png
 from vitrail.sweep.effects import draw_dimensions
 from vitrail.sweep.page import render_report
 from vitrail.sweep.pictures import draw_costs, draw_curves

@@ -77,7 +77,7 @@ def _validate(run: RunConfig, name: str, board: RunBoard) -> dict[str, Any]:
     predictor = Predictor(segmentor.to(device), run.recipe, device, autocast=context)
     reader, classes = ShardReader(run.data, "validation"), run.recipe.model.num_classes
     evaluation = evaluate_split(predictor, reader, classes, threads=max(1, run.cpus_per_worker - 1))
-    scores = score_record(evaluation)
+    scores = score_record(evaluation.matrix.scores(), evaluation.images)
     store.add_scores(name, scores)
     counts, panels = evaluation.matrix.counts.cpu(), draw_panels(run, predictor)
     board.post_result(Validated(stored.info.step, counts, evaluation.images, panels))

@@ -1,28 +1,10 @@
-"""mIoU, mAcc and aAcc from exact pixel counts (mmsegmentation's `IoUMetric`, which counts in float32)."""
+"""Counting which pixels were predicted as what: exact, on the device."""
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vitrail.config import IGNORE_INDEX
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Fractions in 0..1. A class that neither labels nor predictions hold is NaN, and is left out of the means."""
-
-    miou: float
-    macc: float
-    aacc: float
-    iou: NDArray[np.float64]
-    """(K,) intersection over union"""
-    acc: NDArray[np.float64]
-    """(K,) recall; NaN for a class without labelled pixels"""
-    pixels: int
-    """Labelled pixels of the K classes."""
+from vitrail.evaluation.scores import Scores, scores_of
 
 
 class ConfusionMatrix:
@@ -66,33 +48,16 @@ class ConfusionMatrix:
         if impossible:
             raise ValueError(f"{impossible} predictions are outside the classes 0..{self.num_classes - 1}")
 
+    def areas(self) -> Tensor:
+        """`(3, K)`, on the device: pixels of each class rightly predicted, predicted at all, and labelled."""
+        return torch.stack([self.counts.diagonal(), self.counts.sum(0), self.counts[:-1].sum(1)])
+
     def scores(self) -> Scores:
         """The metrics of everything counted so far; NaN where nothing was. Raises what `check` raises."""
         self.check()
-        counts = self.counts.cpu().numpy()
-        intersect = counts.diagonal()
-        label_area = counts[:-1].sum(axis=1)
-        union = counts.sum(axis=0) + label_area - intersect
-        iou, acc = _divide(intersect, union), _divide(intersect, label_area)
-        return Scores(
-            miou=_mean(iou),
-            macc=_mean(acc),
-            aacc=float(_divide(intersect.sum(), label_area.sum())),
-            iou=iou,
-            acc=acc,
-            pixels=int(label_area.sum()),
-        )
+        intersection, predicted, labelled = self.areas().cpu().numpy()
+        return scores_of(intersection, predicted, labelled)
 
 
 def _is_outside(classes: Tensor, num_classes: int) -> Tensor:
     return (classes < 0) | (classes >= num_classes)
-
-
-def _divide(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):
-        return np.true_divide(part, whole)
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")

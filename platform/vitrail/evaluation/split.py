@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitrail.data.codec import UInt8Array
@@ -73,20 +74,41 @@ def evaluate_split(
         DataError: a sample that cannot be read; the message names it.
     """
     evaluation = Evaluation(ConfusionMatrix(num_classes, device=predictor.device))
-    batches = deal_batches(
-        reader.sizes,
-        predictor.view_sizes,
-        world_size=world_size,
-        max_pixels=max_pixels,
-        max_images=predictor.max_images,
-    )
-    with closing(predict_batches(predictor, reader, batches[rank], threads=threads)) as results:
+    share = _share(predictor, reader, rank=rank, world_size=world_size, max_pixels=max_pixels)
+    with closing(predict_batches(predictor, reader, share, threads=threads)) as results:
         for result in results:
             evaluation.matrix.update(result.prediction, result.label)
             evaluation.images += 1
             on_image()
     evaluation.matrix.check()
     return evaluation
+
+
+def count_images(
+    predictor: Predictor,
+    reader: ShardReader,
+    num_classes: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int = 1,
+    max_pixels: int = MAX_BATCH_PIXELS,
+) -> dict[int, NDArray[np.int64]]:
+    """As `evaluate_split`, but image by image: `ConfusionMatrix.areas`, (3, K), of each by its index in the split."""
+    whole = ConfusionMatrix(num_classes, device=predictor.device)
+    areas: dict[int, Tensor] = {}
+    share = _share(predictor, reader, rank=rank, world_size=world_size, max_pixels=max_pixels)
+    with closing(predict_batches(predictor, reader, share, threads=threads)) as results:
+        for result in results:
+            image = ConfusionMatrix(num_classes, device=predictor.device)
+            image.update(result.prediction, result.label)
+            areas[result.index] = image.areas()
+            whole.impossible += image.impossible
+    whole.check()
+    if not areas:
+        return {}
+    stacked = torch.stack(list(areas.values())).cpu().numpy()  # one copy for all images
+    return dict(zip(areas, stacked, strict=True))
 
 
 def predict_batches(
@@ -121,6 +143,19 @@ def decode_ahead(
             yield first, [future.result() for future in futures]
     for first, futures in ahead:
         yield first, [future.result() for future in futures]
+
+
+def _share(
+    predictor: Predictor, reader: ShardReader, *, rank: int, world_size: int, max_pixels: int
+) -> list[ImageBatch]:
+    """The batches of one rank; together the ranks have each image once."""
+    return deal_batches(
+        reader.sizes,
+        predictor.view_sizes,
+        world_size=world_size,
+        max_pixels=max_pixels,
+        max_images=predictor.max_images,
+    )[rank]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from vitrail.sweep.drawing import COLOURS, INK, WIDTH, add_legend, plain, tidy
+from vitrail.drawing import COLOURS, INK, WIDTH, add_legend, plain, tidy
 from vitrail.sweep.record import SweepRecord, Trial, Value
 
 

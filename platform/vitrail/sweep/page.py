@@ -11,10 +11,10 @@ from html import escape
 
 from matplotlib.figure import Figure
 
+from vitrail.drawing import as_png
 from vitrail.errors import VitrailError
 from vitrail.html import document, inline_image, number_cell, plural
 from vitrail.sweep.decision import Decision, decide
-from vitrail.sweep.drawing import as_png
 from vitrail.sweep.effects import draw_dimensions
 from vitrail.sweep.pictures import draw_costs, draw_curves
 from vitrail.sweep.record import Cost, Status, SweepRecord, Trial, Value

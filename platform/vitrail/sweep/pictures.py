@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 from matplotlib.transforms import Bbox
 
-from vitrail.sweep.drawing import COLOURS, FAINT, GREY, WIDTH, add_legend, plain, tidy
+from vitrail.drawing import COLOURS, FAINT, GREY, WIDTH, add_legend, plain, tidy
 from vitrail.sweep.labels import place_labels
 from vitrail.sweep.pareto import pareto_front
 from vitrail.sweep.record import SweepRecord, Trial

@@ -21,7 +21,7 @@ from vitrail import __version__
 from vitrail.checkpoint import STATE, WEIGHTS, CheckpointError, CheckpointInfo, ScoreRecord
 from vitrail.checkpoint_store import CheckpointStore, StoredCheckpoint
 from vitrail.data.storage import Place
-from vitrail.evaluation.predictor import Evaluation
+from vitrail.evaluation.scores import Scores
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -73,11 +73,10 @@ def restore_rng_state(state: Mapping[str, Any], rank: int, device: torch.device 
     return True
 
 
-def score_record(evaluation: Evaluation) -> ScoreRecord:
-    """Scores as a checkpoint keeps them: NaN becomes None, which JSON can hold."""
-    scores = evaluation.matrix.scores()
+def score_record(scores: Scores, images: int) -> ScoreRecord:
+    """Scores of so many images as a checkpoint keeps them: NaN becomes None, which JSON can hold."""
     iou = tuple(None if value != value else float(value) for value in scores.iou)
-    return ScoreRecord(mIoU=scores.miou, mAcc=scores.macc, aAcc=scores.aacc, images=evaluation.images, iou=iou)
+    return ScoreRecord(mIoU=scores.miou, mAcc=scores.macc, aAcc=scores.aacc, images=images, iou=iou)
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

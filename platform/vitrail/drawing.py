@@ -1,4 +1,4 @@
-"""What the pictures of a sweep share: colours, axes, legends, and how a figure becomes a PNG.
+"""What the pictures of all reports share: colours, axes, legends, and how a figure becomes a PNG.
 
 Colours are Okabe and Ito's, which colour-blind people can tell apart.
 """
