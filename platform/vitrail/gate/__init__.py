@@ -1,0 +1,1 @@
+"""The promotion gate: evidence in, verdict out. No Ray, no MLflow, no torch."""
