@@ -43,6 +43,7 @@ def main(
         started = time.monotonic()
         # Ray and torch take seconds to import: after the checks.
         from vitrail.cluster.evaluate import evaluate_model
+        from vitrail.cluster.judge import judge
         from vitrail.cluster.launch import plan_run
         from vitrail.cluster.predict import predict_folder
         from vitrail.cluster.prepare import prepare
@@ -92,7 +93,7 @@ def main(
             with stage("Register", "the best checkpoint in MLflow, and promote it to champion"):
                 version = register_best(config, result, name=MODEL)
                 if get_model(MODEL, tracking_uri=uri).aliases.get(CHAMPION) != version.number:
-                    promote(MODEL, version.number, tracking_uri=uri)
+                    promote(judge(MODEL, version.number, root=root, tracking_uri=uri, data=data), tracking_uri=uri)
             with stage("Evaluate", "the champion, fetched from the registry"):
                 champion = open_model(fetch_model(f"models:/{MODEL}@champion", root=root, tracking_uri=uri))
                 counts = evaluate_model(*champion, data, workers=workers)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vitrail import __version__
 from vitrail.cli_models import models_app, ui
+from vitrail.cli_promotion import COMMANDS
 from vitrail.cli_runs import runs_app
 from vitrail.cli_weights import weights_app
 from vitrail.config import override
@@ -23,6 +24,8 @@ app.add_typer(models_app, name="models", help="Registered models: browse, promot
 app.add_typer(weights_app, name="weights", help="Weights of mmsegmentation, timm and safetensors, in and out.")
 app.add_typer(runs_app, name="runs", help="Training runs of a folder.")
 app.command("ui")(ui)
+for _name, _command in COMMANDS.items():
+    models_app.command(_name)(_command)
 
 
 @app.command("recipes")

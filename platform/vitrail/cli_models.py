@@ -12,8 +12,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from vitrail.errors import UsageError, exit_codes
-from vitrail.tracking.gate import GateRules, Verdict
-from vitrail.tracking.promotion import CHAMPION, VERDICT_TAG, history, promote, rollback
+from vitrail.tracking.promotion import CHAMPION, VERDICT_TAG
 from vitrail.tracking.registry import Model, Version, get_model, list_models, show
 from vitrail.tracking.server import server_command, server_environment
 from vitrail.tracking.store import default_tracking_uri, ensure_store
@@ -26,7 +25,6 @@ TrackingUri = Annotated[
 ]
 Root = Annotated[Path, typer.Option("--root", help="Folder of runs, which holds the local store.")]
 Name = Annotated[str, typer.Argument(help="A registered model.")]
-Alias = Annotated[str, typer.Option("--alias", help="The alias to move or look at.")]
 
 _RUNS = Path("runs")
 
@@ -35,7 +33,7 @@ _RUNS = Path("runs")
 def list_command(tracking_uri: TrackingUri = None, root: Root = _RUNS) -> None:
     """List the registered models with their champions."""
     with exit_codes():
-        models = list_models(tracking_uri=_store(tracking_uri, root))
+        models = list_models(tracking_uri=store_address(tracking_uri, root))
         table = Table("model", "versions", "champion", "mIoU", "recipe", "other aliases")
         for model in models:
             table.add_row(*_summary(model))
@@ -51,7 +49,7 @@ def show_command(
 ) -> None:
     """Show a model's versions, or one version's model card."""
     with exit_codes():
-        uri = _store(tracking_uri, root)
+        uri = store_address(tracking_uri, root)
         if version is None:
             _console().print(_versions(get_model(name, tracking_uri=uri)))
             return
@@ -59,66 +57,6 @@ def show_command(
         console = _console()
         console.print(f"[bold]{found.uri}[/]  {_at(found.aliases)}  {found.created:%Y-%m-%d %H:%M} UTC")
         console.print(Markdown(found.description))
-
-
-@models_app.command("promote")
-def promote_command(
-    name: Name,
-    version: Annotated[int, typer.Argument(help="The version that is to get the alias.")],
-    alias: Alias = CHAMPION,
-    min_gain: Annotated[float, typer.Option(help="mIoU, as a fraction, to be above the champion.")] = 0.0,
-    allow_equal: Annotated[bool, typer.Option(help="Let exactly that gain pass.")] = False,
-    force: Annotated[bool, typer.Option(help="Promote against the gate; needs --reason.")] = False,
-    reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
-    tracking_uri: TrackingUri = None,
-    root: Root = _RUNS,
-) -> None:
-    """Give an alias to a version that passes the gate."""
-    with exit_codes():
-        if not 0 <= min_gain < 1:
-            raise UsageError(f"--min-gain {min_gain} must be a fraction of at least 0 and below 1")
-        promotion = promote(
-            name,
-            version,
-            alias,
-            tracking_uri=_store(tracking_uri, root),
-            rules=GateRules(min_gain=min_gain, allow_equal=allow_equal),
-            force=force,
-            reason=reason,
-        )
-        _console().print(_rules(promotion.verdict))
-        before = promotion.move.from_version
-        instead = "" if before is None else f" instead of version {before}"
-        forced = "" if promotion.verdict.passed else ", against the gate"
-        _console().print(f"{name} version {version} is now {alias}{instead}{forced}")
-
-
-@models_app.command("rollback")
-def rollback_command(
-    name: Name,
-    alias: Alias = CHAMPION,
-    reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
-    tracking_uri: TrackingUri = None,
-    root: Root = _RUNS,
-) -> None:
-    """Give an alias back to the version that had it before."""
-    with exit_codes():
-        move = rollback(name, alias, tracking_uri=_store(tracking_uri, root), reason=reason)
-        _console().print(f"{name} version {move.to_version} is {alias} again, instead of version {move.from_version}")
-
-
-@models_app.command("history")
-def history_command(name: Name, alias: Alias = CHAMPION, tracking_uri: TrackingUri = None, root: Root = _RUNS) -> None:
-    """Show who moved an alias, when, from where to where, and why."""
-    with exit_codes():
-        uri = _store(tracking_uri, root)
-        table = Table(
-            "when (UTC)", "who", "what", "from", "to", "why", title=f"{alias} of {name}", title_justify="left"
-        )
-        for move in history(name, alias, tracking_uri=uri):
-            before = "-" if move.from_version is None else str(move.from_version)
-            table.add_row(move.at[:19], move.by, move.action, before, str(move.to_version), move.reason or "")
-        _console().print(table)
 
 
 def ui(
@@ -145,7 +83,8 @@ def ui(
         raise SystemExit(code)
 
 
-def _store(tracking_uri: str | None, root: Path) -> str:
+def store_address(tracking_uri: str | None, root: Path) -> str:
+    """The server that was named, or the local store, which must exist."""
     return tracking_uri or _existing(root)
 
 
@@ -211,13 +150,6 @@ def _row(version: Version) -> tuple[str, ...]:
         tags.get(VERDICT_TAG, "-"),
         f"{version.created:%Y-%m-%d %H:%M}",
     )
-
-
-def _rules(verdict: Verdict) -> Table:
-    table = Table("rule", "passed", "numbers")
-    for result in verdict.results:
-        table.add_row(result.rule, "yes" if result.passed else "NO", result.detail)
-    return table
 
 
 def _miou(tags: dict[str, str]) -> str:

@@ -41,7 +41,7 @@ def evaluate_model(
         UsageError: the data set has other classes than the model.
     """
     manifest = Manifest.load(data)
-    _refuse_other_classes(described, manifest, data)
+    refuse_other_classes(described, manifest, data)
     cpus = cpu_share(workers, on_gpu_machines=gpus_per_worker > 0)
     check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker)
     task = ray.remote(_count_share).options(num_cpus=cpus, num_gpus=gpus_per_worker)
@@ -65,7 +65,8 @@ def print_scores(described: TrainedModel, classes: Sequence[str], record: ScoreR
     console.print(table)
 
 
-def _refuse_other_classes(described: TrainedModel, manifest: Manifest, data: Place) -> None:
+def refuse_other_classes(described: TrainedModel, manifest: Manifest, data: Place) -> None:
+    """Raise a `UsageError` unless the model's labels mean what the data set's do."""
     count = described.recipe.model.num_classes
     if described.classes is None and count == manifest.num_classes:
         return

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import ray
 
 from vitrail.config import ComputeConfig, Recipe, RunConfig
+from vitrail.gate.evidence import PredictionCost
 from vitrail.sweep.record import Cost
 
 _CPU_BATCH = 4
@@ -29,6 +30,30 @@ def measure_costs(run: RunConfig, recipes: Mapping[str, Recipe]) -> dict[str, Co
             measured[same] = ray.get(task.remote(recipe, run.compute, batch, run.cpus_per_worker))
         costs[key] = measured[same]
     return costs
+
+
+def measure_prediction(recipe: Recipe, *, cpus: int, gpus: float = 0.0) -> PredictionCost:
+    """What predicting one image at a time costs in a process of its own; Ray must be started."""
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1)(_measure_prediction)
+    cost: PredictionCost = ray.get(task.remote(recipe, cpus))
+    return cost
+
+
+def _measure_prediction(recipe: Recipe, threads: int) -> PredictionCost:
+    """In a worker of Ray, which sees the GPU only if it was given one."""
+    import platform
+
+    import torch
+
+    from vitrail.benchmark.own_model import OwnModel
+    from vitrail.training.throughput import device_name, peak_memory_gib, seconds_each
+
+    device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    torch.set_num_threads(threads)
+    predict = OwnModel(recipe, ComputeConfig(), device.type).build("predict", 1)
+    predict_s = statistics.median(seconds_each(predict, device, repeats=2 * _REPEATS))
+    where = device_name(device) if device.type == "cuda" else f"{threads} CPUs of {platform.node()}"
+    return PredictionCost(images_per_s=1 / predict_s, peak_memory_gib=peak_memory_gib(device), device=where)
 
 
 def _measure(recipe: Recipe, compute: ComputeConfig, batch: int, threads: int) -> Cost:

@@ -54,8 +54,29 @@ def prediction_panel(
         _tile(colorize(prediction, palette), "prediction"),
         _tile(_errors(image, label, prediction), "errors"),
     ]
-    square = np.vstack([np.hstack(tiles[:2]), np.hstack(tiles[2:])])
-    return np.vstack([square, _legend(label, prediction, palette, classes)])
+    return _square(tiles, _legend((label, prediction), palette, classes))
+
+
+def disagreement_panel(
+    image: Pixels,
+    label: NDArray[np.integer],
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+    palette: Palette,
+    classes: Sequence[str],
+) -> Pixels:
+    """Image, ground truth, and what two models make of it, in a square of four, with a legend as `prediction_panel`."""
+    tiles = [
+        _tile(image, "image"),
+        _tile(colorize(label, palette), "truth"),
+        _tile(colorize(first, palette), "first"),
+        _tile(colorize(second, palette), "second"),
+    ]
+    return _square(tiles, _legend((label, first, second), palette, classes))
+
+
+def _square(tiles: Sequence[Pixels], legend: Pixels) -> Pixels:
+    return np.vstack([np.hstack(tiles[:2]), np.hstack(tiles[2:]), legend])
 
 
 def _errors(image: Pixels, label: NDArray[np.integer], prediction: NDArray[np.integer]) -> Pixels:
@@ -81,11 +102,9 @@ def _tile(rgb: Pixels, title: str) -> Pixels:
     return np.asarray(tile)
 
 
-def _legend(
-    label: NDArray[np.integer], prediction: NDArray[np.integer], palette: Palette, classes: Sequence[str]
-) -> Pixels:
-    """A swatch and a name for each class in truth or prediction, the largest first."""
-    present = _by_size(label, prediction, len(classes))
+def _legend(maps: Sequence[NDArray[np.integer]], palette: Palette, classes: Sequence[str]) -> Pixels:
+    """A swatch and a name for each class in one of the maps, the first of which is the truth; the largest first."""
+    present = _by_size(maps, len(classes))
     entries = present[:_MAX_LEGEND_ENTRIES]
     rows = -(-len(entries) // _LEGEND_COLUMNS)
     width = 2 * _TILE_WIDTH
@@ -103,8 +122,9 @@ def _legend(
     return np.asarray(image)
 
 
-def _by_size(label: NDArray[np.integer], prediction: NDArray[np.integer], num_classes: int) -> list[int]:
-    seen = np.concatenate([label[label != IGNORE_INDEX].ravel(), prediction[label != IGNORE_INDEX].ravel()])
+def _by_size(maps: Sequence[NDArray[np.integer]], num_classes: int) -> list[int]:
+    labelled = maps[0] != IGNORE_INDEX
+    seen = np.concatenate([each[labelled].ravel() for each in maps])
     counts = np.bincount(seen, minlength=num_classes)[:num_classes]
     return [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
 

@@ -1,7 +1,7 @@
 """Moving an alias: through the gate, on record, and back.
 
-MLflow's aliases have no history, and setting one compares with nothing. So every move is written down as tags of the
-registered model (`vitrail.history.<alias>.<n>-<random>`), and an alias is read again after it was set.
+MLflow's aliases have no history. So every move is written down as a tag of the registered model
+(`vitrail.history.<alias>.<n>-<random>`), under a lock, and the alias is read again after it was set.
 """
 
 import json
@@ -11,12 +11,15 @@ import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vitrail.errors import UsageError, VitrailError
+from vitrail.gate.page import render_verdict
+from vitrail.gate.verdict import GateRefusedError, Verdict
+from vitrail.tracking.alias_lock import Held, alias_lock
 from vitrail.tracking.environment import connect, current_user, retry
-from vitrail.tracking.gate import Evidence, GateRefusedError, GateRules, Verdict, decide
-from vitrail.tracking.registry import WEIGHTS_TAG, Version, get_model, show
+from vitrail.tracking.production import copy_version
+from vitrail.tracking.registry import Version, get_model, list_models, show
 
 CHAMPION = "champion"
 VERDICT_TAG = "vitrail.gate.verdict"
@@ -41,62 +44,60 @@ class Move:
     reason: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Promotion:
-    """What `promote` did."""
-
-    verdict: Verdict
-    move: Move
-
-
 class LostRaceError(VitrailError):
-    """Somebody else moved the alias at the same time."""
+    """Somebody else moved the alias meanwhile."""
 
-    def __init__(self, name: str, alias: str, wanted: int, found: int | None) -> None:
-        super().__init__(name, alias, wanted, found)
-        self.name, self.alias, self.wanted, self.found = name, alias, wanted, found
+    def __init__(self, name: str, alias: str, expected: int | None, found: int | None) -> None:
+        super().__init__(name, alias, expected, found)
+        self.name, self.alias, self.expected, self.found = name, alias, expected, found
 
     def __str__(self) -> str:
+        places = ["nowhere" if number is None else f"at version {number}" for number in (self.expected, self.found)]
         return (
-            f"{self.alias} of {self.name} was moved by somebody else meanwhile: it is at version {self.found}, "
-            f"not {self.wanted}; look at `vitrail models history {self.name}` and decide again"
+            f"{self.alias} of {self.name} was moved by somebody else meanwhile: it is {places[1]}, not {places[0]}; "
+            f"look at `vitrail models history {self.name}` and decide again"
         )
 
 
 def promote(
-    name: str,
-    version: int,
+    verdict: Verdict,
     alias: str = CHAMPION,
     *,
     tracking_uri: str,
-    rules: GateRules | None = None,
+    into: str | None = None,
     force: bool = False,
     reason: str | None = None,
-) -> Promotion:
-    """Give `alias` to a version that passes the gate; the verdict is written on the version either way.
+) -> Move:
+    """Give `alias` to the candidate of a verdict that passed; the verdict is written on the version either way.
 
-    `force` promotes it whatever the verdict, and needs a reason.
+    With `into`, the version is copied to that registered model first, and the alias is that model's: where people have
+    rights, those who register candidates need none on what is in production. `force` promotes it whatever the verdict,
+    and needs a reason.
 
     Raises:
         GateRefusedError: the gate's answer is no, and `force` was not given.
         UsageError: unknown names, force without a reason, or the version has the alias already.
-        LostRaceError: the alias was moved by somebody else at the same time.
+        LostRaceError: the alias is no longer at the version that the candidate was compared with.
+        AliasBusyError: somebody else is moving it and does not come to an end.
     """
-    _check_alias(alias)
+    check_alias(alias)
     if force and not (reason and reason.strip()):
         raise UsageError('--force needs --reason "why this version should be promoted against the gate"')
-    candidate = show(name, tracking_uri=tracking_uri, version=str(version))
-    current = get_model(name, tracking_uri=tracking_uri).aliases.get(alias)
-    if current == version:
-        raise UsageError(f"{name} version {version} is {alias} already")
-    champion = None if current is None else evidence(show(name, tracking_uri=tracking_uri, version=str(current)))
-    verdict = decide(evidence(candidate), champion, rules or GateRules())
+    candidate = show(verdict.candidate.name, tracking_uri=tracking_uri, version=str(verdict.candidate.version))
     _record_verdict(candidate, verdict, alias, tracking_uri)
     if not verdict.passed and not force:
         failed = tuple((result.rule, result.detail) for result in verdict.results if not result.passed)
-        raise GateRefusedError(name, version, failed)
+        raise GateRefusedError(candidate.name, candidate.number, failed)
+    target = candidate if into in (None, candidate.name) else copy_version(candidate, into, tracking_uri=tracking_uri)
     action: Literal["promote", "force"] = "promote" if verdict.passed else "force"
-    return Promotion(verdict=verdict, move=_move(name, alias, current, version, action, reason, tracking_uri))
+    expected = None if verdict.champion is None else verdict.champion.version
+    with alias_lock(target.name, alias, tracking_uri=tracking_uri) as lock:
+        current = _aliased(target.name, alias, tracking_uri)
+        if current == target.number:
+            raise UsageError(f"{target.name} version {target.number} is {alias} already")
+        if current != expected:
+            raise LostRaceError(target.name, alias, expected, current)
+        return _move(lock, target.name, alias, current, target.number, action, reason, tracking_uri)
 
 
 def rollback(name: str, alias: str = CHAMPION, *, tracking_uri: str, reason: str | None = None) -> Move:
@@ -107,18 +108,19 @@ def rollback(name: str, alias: str = CHAMPION, *, tracking_uri: str, reason: str
     Raises:
         UsageError: nothing to return to, or that version no longer exists.
     """
-    _check_alias(alias)
-    model = get_model(name, tracking_uri=tracking_uri)
-    current = model.aliases.get(alias)
-    line = succession(history(name, alias, tracking_uri=tracking_uri))
-    if line and line[-1] == current:
-        line = line[:-1]
-    if not line:
-        raise UsageError(f"{name} has no {alias} before the present one; nothing to roll back to")
-    target = line[-1]
-    if target not in {version.number for version in model.versions}:
-        raise UsageError(f"{name} version {target}, which was {alias} before, has been deleted; promote another one")
-    return _move(name, alias, current, target, "rollback", reason, tracking_uri)
+    check_alias(alias)
+    with alias_lock(name, alias, tracking_uri=tracking_uri) as lock:
+        model = get_model(name, tracking_uri=tracking_uri)
+        current = model.aliases.get(alias)
+        line = succession(history(name, alias, tracking_uri=tracking_uri))
+        if line and line[-1] == current:
+            line = line[:-1]
+        if not line:
+            raise UsageError(f"{name} has no {alias} before the present one; nothing to roll back to")
+        target = line[-1]
+        if target not in {version.number for version in model.versions}:
+            raise UsageError(f"{name} version {target}, which was {alias} before, has been deleted; promote another")
+        return _move(lock, name, alias, current, target, "rollback", reason, tracking_uri)
 
 
 def history(name: str, alias: str = CHAMPION, *, tracking_uri: str) -> list[Move]:
@@ -143,23 +145,8 @@ def succession(moves: list[Move]) -> list[int]:
     return line
 
 
-def evidence(version: Version) -> Evidence:
-    """What a version's tags say, for the gate."""
-    tags = version.tags
-    return Evidence(
-        version=version.number,
-        miou=_number(tags.get("vitrail.mIoU")),
-        val_images=_count(tags.get("vitrail.val_images")),
-        val_images_total=_count(tags.get("vitrail.val_images_total")),
-        data_fingerprint=tags.get("vitrail.data_fingerprint"),
-        recipe=tags.get("vitrail.recipe"),
-        recipe_digest=tags.get("vitrail.recipe_digest"),
-        weights_sha256=tags.get(WEIGHTS_TAG),
-        start=tags.get("vitrail.start"),
-    )
-
-
 def _move(
+    lock: Held,
     name: str,
     alias: str,
     current: int | None,
@@ -180,47 +167,47 @@ def _move(
         reason=reason,
     )
     client = connect(tracking_uri)
-    tag = f"{_HISTORY_TAG}.{alias}.{number:04d}-{uuid.uuid4().hex[:8]}"  # two moves at once must not share a tag
+    tag = f"{_HISTORY_TAG}.{alias}.{number:04d}-{uuid.uuid4().hex[:8]}"  # so that no move ever replaces another
 
     def call() -> None:
         client.set_registered_model_alias(name, alias, str(target))
         client.set_registered_model_tag(name, tag, json.dumps(asdict(move)))
 
     retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
-    found = get_model(name, tracking_uri=tracking_uri).aliases.get(alias)
-    if found != target:
+    found = _aliased(name, alias, tracking_uri)
+    if found != target or not lock.is_held():
         client.delete_registered_model_tag(name, tag)
         raise LostRaceError(name, alias, target, found)
     return move
 
 
+def _aliased(name: str, alias: str, tracking_uri: str) -> int | None:
+    models = {model.name: model for model in list_models(tracking_uri=tracking_uri)}
+    return models[name].aliases.get(alias) if name in models else None
+
+
 def _record_verdict(candidate: Version, verdict: Verdict, alias: str, tracking_uri: str) -> None:
     """Write the verdict on the version, as tags and as a file that is never replaced."""
     client = connect(tracking_uri)
-    report: dict[str, Any] = {"alias": alias, "at": datetime.now(UTC).isoformat(), "by": current_user()}
-    report |= verdict.to_dict()
+    now = datetime.now(UTC)
+    whole = {"alias": alias, "at": now.isoformat(timespec="seconds"), "by": current_user(), **verdict.to_dict()}
+    short = {key: value for key, value in whole.items() if key != "classes"}  # 150 of them would fill the page
 
     def call() -> None:
-        tags = {VERDICT_TAG: "pass" if verdict.passed else "fail", REPORT_TAG: json.dumps(report)}
+        tags = {VERDICT_TAG: "pass" if verdict.passed else "fail", REPORT_TAG: json.dumps(short)}
         for key, value in tags.items():
             client.set_model_version_tag(candidate.name, str(candidate.number), key, value)
         if candidate.model_id is not None:
             with tempfile.TemporaryDirectory() as aside:
-                moment = re.sub(r"[^\dT]", "", report["at"].split("+")[0])
-                (Path(aside) / f"{alias}-{moment}.json").write_text(json.dumps(report, indent=2))
+                stem = f"{alias}-{now:%Y%m%dT%H%M%S}"
+                (Path(aside) / f"{stem}.json").write_text(json.dumps(whole, indent=2))
+                (Path(aside) / f"{stem}.html").write_text(render_verdict(verdict))
                 client.log_model_artifacts(candidate.model_id, aside, "gate")
 
     retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
 
 
-def _check_alias(alias: str) -> None:
+def check_alias(alias: str) -> None:
+    """Raise a `UsageError` unless MLflow and this history can both hold an alias of that name."""
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,60}", alias) or alias == "latest" or re.fullmatch(r"v\d+", alias):
         raise UsageError(f"{alias!r} cannot be an alias; use small letters, digits, - and _, and not `latest` or `v1`")
-
-
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
-
-
-def _count(text: str | None) -> int | None:
-    return None if text is None else int(text)

@@ -17,6 +17,7 @@ from typing import Any
 
 from vitrail.checkpoint import CheckpointError, check_files
 from vitrail.errors import UnknownNameError, UsageError
+from vitrail.tracking.alias_lock import LOCK_TAG
 from vitrail.tracking.environment import as_default, connect, retry
 
 FILES_TAG = "vitrail.files"
@@ -102,7 +103,8 @@ def list_models(*, tracking_uri: str) -> list[Model]:
     client = connect(tracking_uri)
 
     def call() -> list[Model]:
-        return [_model(client, registered) for registered in _pages(client.search_registered_models)]
+        found = _pages(client.search_registered_models)
+        return [_model(client, registered) for registered in found if LOCK_TAG not in registered.tags]
 
     return sorted(retry(call, tracking_uri=tracking_uri, timeout_s=10), key=lambda model: model.name)
 

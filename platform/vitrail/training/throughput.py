@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -76,6 +77,10 @@ def peak_memory_gib(device: torch.device) -> float:
     """Most memory ever allocated on a GPU by this process; on a CPU, the process's largest resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    status = Path("/proc/self/status")
+    if status.is_file():  # `ru_maxrss` is handed on by the process that started this one
+        (peak,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(peak.split()[1]) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

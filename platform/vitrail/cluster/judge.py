@@ -1,0 +1,149 @@
+"""Gathering the gate's evidence: candidate and champion on the same validation images, and what each costs.
+
+What a version made of a data set is kept with it, so a champion is evaluated once and then compared with many.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from vitrail.cluster.evaluate import evaluate_model
+from vitrail.cluster.probe import measure_prediction
+from vitrail.cluster.runtime import cpu_share
+from vitrail.config import Recipe
+from vitrail.data.manifest import Manifest
+from vitrail.data.storage import Place
+from vitrail.errors import DataError, UsageError
+from vitrail.evaluation.trained import open_model
+from vitrail.gate.evidence import Evidence, JudgedOn, Lineage, PredictionCost
+from vitrail.gate.limits import GateRules
+from vitrail.gate.rules import decide
+from vitrail.gate.verdict import Verdict
+from vitrail.tracking.evaluations import Evaluation, load_evaluation, store_evaluation
+from vitrail.tracking.fetch import fetch_model
+from vitrail.tracking.promotion import CHAMPION
+from vitrail.tracking.registry import WEIGHTS_TAG, Version, list_models, show
+
+_SPLIT = "validation"
+
+
+def judge(
+    name: str,
+    version: int,
+    alias: str = CHAMPION,
+    *,
+    root: Path,
+    tracking_uri: str,
+    data: Place | None = None,
+    into: str | None = None,
+    rules: GateRules | None = None,
+    workers: int = 1,
+    gpus_per_worker: float = 0.0,
+) -> Verdict:
+    """The gate's verdict on a version, against the one that has `alias` of `into` (or of `name`) now.
+
+    Both are judged on the validation images of `data`, by default those of the data set that the candidate was trained
+    on. Ray must be started; fetched models are kept in `root`.
+
+    Raises:
+        UsageError: unknown names, the version has the alias already, or the data set is not where it was.
+        CheckpointError: a version's files are missing or changed.
+    """
+    candidate = show(name, tracking_uri=tracking_uri, version=str(version))
+    champion = _champion(into or name, alias, tracking_uri)
+    if champion is not None and champion.tags.get(WEIGHTS_TAG) == candidate.tags.get(WEIGHTS_TAG):
+        raise UsageError(f"{name} version {version} is {alias} already")
+    place = data or _data_of(candidate)
+    manifest = Manifest.load(place)
+    judged_on = JudgedOn(
+        name=manifest.name,
+        fingerprint=manifest.fingerprint,
+        images=manifest.split(_SPLIT).num_samples,
+        classes=manifest.classes,
+    )
+    bench = _Bench(place, manifest.fingerprint, root, tracking_uri, workers, gpus_per_worker)
+    judged = [each for each in (candidate, champion) if each is not None]
+    evaluations = [bench.evaluation(each) for each in judged]
+    if len({evaluation.cost.device for evaluation in evaluations}) > 1:  # figures of two machines do not compare
+        evaluations = [bench.evaluation(each, cost_anew=True) for each in judged]
+    evidence = [_evidence(*pair) for pair in zip(judged, evaluations, strict=True)]
+    return decide(evidence[0], evidence[1] if champion else None, judged_on, rules or GateRules())
+
+
+class _Bench:
+    """Where versions are evaluated, one after the other."""
+
+    def __init__(
+        self, data: Place, fingerprint: str, root: Path, tracking_uri: str, workers: int, gpus_per_worker: float
+    ) -> None:
+        self._data, self._fingerprint, self._root = data, fingerprint, root
+        self._tracking_uri, self._workers, self._gpus_per_worker = tracking_uri, workers, gpus_per_worker
+
+    def evaluation(self, version: Version, *, cost_anew: bool = False) -> Evaluation:
+        """What is kept with the version, or a new one, which is then kept. Its files are verified in any case.
+
+        With `cost_anew`, its cost is measured on this machine.
+        """
+        segmentor, described = open_model(fetch_model(version.uri, root=self._root, tracking_uri=self._tracking_uri))
+        key = _key(version, self._fingerprint, described.recipe)
+        try:
+            stored = load_evaluation(version, key, tracking_uri=self._tracking_uri)
+        except DataError as error:
+            print(f"warning: {error}; evaluating it again", file=sys.stderr)
+            stored = None
+        if stored is not None:
+            return replace(stored, cost=self.cost(described.recipe)) if cost_anew else stored
+        counts = evaluate_model(
+            segmentor,
+            described,
+            self._data,
+            split=_SPLIT,
+            workers=self._workers,
+            gpus_per_worker=self._gpus_per_worker,
+        )
+        evaluation = Evaluation(counts, self.cost(described.recipe))
+        store_evaluation(version, key, evaluation, tracking_uri=self._tracking_uri)
+        return evaluation
+
+    def cost(self, recipe: Recipe) -> PredictionCost:
+        """Of predicting on one worker."""
+        cpus = cpu_share(1, on_gpu_machines=self._gpus_per_worker > 0)
+        return measure_prediction(recipe, cpus=cpus, gpus=self._gpus_per_worker)
+
+
+def _champion(name: str, alias: str, tracking_uri: str) -> Version | None:
+    """None where there is no such model yet, or nothing has the alias."""
+    models = {model.name: model for model in list_models(tracking_uri=tracking_uri)}
+    number = models[name].aliases.get(alias) if name in models else None
+    return None if number is None else show(name, tracking_uri=tracking_uri, version=str(number))
+
+
+def _data_of(candidate: Version) -> str:
+    place = candidate.tags.get("vitrail.data_uri")
+    if place is None:
+        raise UsageError(f"{candidate.uri} does not say where its data set lies; name it with --data")
+    return place
+
+
+def _key(version: Version, fingerprint: str, recipe: Recipe) -> str:
+    """Changes with whatever the counts depend on: weights, images, and how the recipe tests its model."""
+    tested = {"inference": recipe.inference.model_dump(mode="json"), "scale": recipe.transforms.scale}
+    parts = [version.tags.get(WEIGHTS_TAG), fingerprint, _SPLIT, tested]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _evidence(version: Version, evaluation: Evaluation) -> Evidence:
+    tags = version.tags
+    lineage = Lineage(
+        recipe=tags.get("vitrail.recipe"),
+        recipe_digest=tags.get("vitrail.recipe_digest"),
+        data_fingerprint=tags.get("vitrail.data_fingerprint"),
+        code=tags.get("vitrail.code"),
+        start=tags.get("vitrail.start"),
+        weights_sha256=tags.get(WEIGHTS_TAG),
+    )
+    return Evidence(
+        name=version.name, version=version.number, lineage=lineage, counts=evaluation.counts, cost=evaluation.cost
+    )
