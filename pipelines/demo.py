@@ -43,7 +43,7 @@ def main(
         started = time.monotonic()
         # Ray and torch take seconds to import: after the checks.
         from vitrail.cluster.evaluate import evaluate_model
-        from vitrail.cluster.judge import judge
+        from vitrail.cluster.judge import judge, open_case
         from vitrail.cluster.launch import plan_run
         from vitrail.cluster.predict import predict_folder
         from vitrail.cluster.prepare import prepare
@@ -93,7 +93,8 @@ def main(
             with stage("Register", "the best checkpoint in MLflow, and promote it to champion"):
                 version = register_best(config, result, name=MODEL)
                 if get_model(MODEL, tracking_uri=uri).aliases.get(CHAMPION) != version.number:
-                    promote(judge(MODEL, version.number, root=root, tracking_uri=uri, data=data), tracking_uri=uri)
+                    case = open_case(MODEL, version.number, tracking_uri=uri, data=data)
+                    promote(judge(case, root=root, tracking_uri=uri), tracking_uri=uri)
             with stage("Evaluate", "the champion, fetched from the registry"):
                 champion = open_model(fetch_model(f"models:/{MODEL}@champion", root=root, tracking_uri=uri))
                 counts = evaluate_model(*champion, data, workers=workers)

@@ -65,23 +65,15 @@ def promote_command(
         )
         uri = store_address(tracking_uri, root)
 
-        from vitrail.cluster.judge import judge
+        from vitrail.cluster.judge import judge, open_case
         from vitrail.cluster.runtime import ray_cluster
-        from vitrail.tracking.promotion import check_alias, promote
+        from vitrail.tracking.promotion import check_reason, promote
 
-        check_alias(alias)
+        check_reason(force=force, reason=reason)
+        case = open_case(name, version, alias, tracking_uri=uri, data=data, into=into)
         with ray_cluster(address):
             verdict = judge(
-                name,
-                version,
-                alias,
-                root=root,
-                tracking_uri=uri,
-                data=data,
-                into=into,
-                rules=rules,
-                workers=workers,
-                gpus_per_worker=gpus_per_worker,
+                case, root=root, tracking_uri=uri, rules=rules, workers=workers, gpus_per_worker=gpus_per_worker
             )
         table = Table("rule", "passed", "numbers")
         for result in verdict.results:

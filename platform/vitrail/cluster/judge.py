@@ -6,7 +6,7 @@ What a version made of a data set is kept with it, so a champion is evaluated on
 import hashlib
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitrail.cluster.evaluate import evaluate_model
@@ -23,34 +23,39 @@ from vitrail.gate.rules import decide
 from vitrail.gate.verdict import Verdict
 from vitrail.tracking.evaluations import Evaluation, load_evaluation, store_evaluation
 from vitrail.tracking.fetch import fetch_model
-from vitrail.tracking.promotion import CHAMPION
+from vitrail.tracking.promotion import CHAMPION, check_alias
 from vitrail.tracking.registry import WEIGHTS_TAG, Version, list_models, show
 
 _SPLIT = "validation"
 
 
-def judge(
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Which version is to be judged, against which, on which images."""
+
+    candidate: Version
+    champion: Version | None
+    data: Place
+    judged_on: JudgedOn
+
+
+def open_case(
     name: str,
     version: int,
     alias: str = CHAMPION,
     *,
-    root: Path,
     tracking_uri: str,
     data: Place | None = None,
     into: str | None = None,
-    rules: GateRules | None = None,
-    workers: int = 1,
-    gpus_per_worker: float = 0.0,
-) -> Verdict:
-    """The gate's verdict on a version, against the one that has `alias` of `into` (or of `name`) now.
+) -> Case:
+    """A version against the one that has `alias` of `into` (or of `name`) now, on the validation images of `data`.
 
-    Both are judged on the validation images of `data`, by default those of the data set that the candidate was trained
-    on. Ray must be started; fetched models are kept in `root`.
+    By default these are the images of the data set that the candidate was trained on. Needs no Ray.
 
     Raises:
         UsageError: unknown names, the version has the alias already, or the data set is not where it was.
-        CheckpointError: a version's files are missing or changed.
     """
+    check_alias(alias)
     candidate = show(name, tracking_uri=tracking_uri, version=str(version))
     champion = _champion(into or name, alias, tracking_uri)
     if champion is not None and champion.tags.get(WEIGHTS_TAG) == candidate.tags.get(WEIGHTS_TAG):
@@ -63,22 +68,38 @@ def judge(
         images=manifest.split(_SPLIT).num_samples,
         classes=manifest.classes,
     )
-    bench = _Bench(place, manifest.fingerprint, root, tracking_uri, workers, gpus_per_worker)
-    judged = [each for each in (candidate, champion) if each is not None]
-    evaluations = [bench.evaluation(each) for each in judged]
+    return Case(candidate=candidate, champion=champion, data=place, judged_on=judged_on)
+
+
+def judge(
+    case: Case,
+    *,
+    root: Path,
+    tracking_uri: str,
+    rules: GateRules | None = None,
+    workers: int = 1,
+    gpus_per_worker: float = 0.0,
+) -> Verdict:
+    """The gate's verdict on a case. Ray must be started; fetched models are kept in `root`.
+
+    Raises:
+        UsageError: a version's classes are not those of the data set.
+        CheckpointError: a version's files are missing or changed.
+    """
+    bench = _Bench(case, root, tracking_uri, workers, gpus_per_worker)
+    versions = [each for each in (case.candidate, case.champion) if each is not None]
+    evaluations = [bench.evaluation(each) for each in versions]
     if len({evaluation.cost.device for evaluation in evaluations}) > 1:  # figures of two machines do not compare
-        evaluations = [bench.evaluation(each, cost_anew=True) for each in judged]
-    evidence = [_evidence(*pair) for pair in zip(judged, evaluations, strict=True)]
-    return decide(evidence[0], evidence[1] if champion else None, judged_on, rules or GateRules())
+        evaluations = [bench.evaluation(each, cost_anew=True) for each in versions]
+    candidate, *champion = [_evidence(*pair) for pair in zip(versions, evaluations, strict=True)]
+    return decide(candidate, champion[0] if champion else None, case.judged_on, rules or GateRules())
 
 
 class _Bench:
     """Where versions are evaluated, one after the other."""
 
-    def __init__(
-        self, data: Place, fingerprint: str, root: Path, tracking_uri: str, workers: int, gpus_per_worker: float
-    ) -> None:
-        self._data, self._fingerprint, self._root = data, fingerprint, root
+    def __init__(self, case: Case, root: Path, tracking_uri: str, workers: int, gpus_per_worker: float) -> None:
+        self._data, self._fingerprint, self._root = case.data, case.judged_on.fingerprint, root
         self._tracking_uri, self._workers, self._gpus_per_worker = tracking_uri, workers, gpus_per_worker
 
     def evaluation(self, version: Version, *, cost_anew: bool = False) -> Evaluation:

@@ -38,7 +38,7 @@ class AliasBusyError(VitrailError):
 
 
 @contextmanager
-def alias_lock(name: str, alias: str, *, tracking_uri: str, wait_s: float = 10.0) -> Iterator["Held"]:
+def alias_lock(name: str, alias: str, *, tracking_uri: str, wait_s: float = 30.0) -> Iterator["Held"]:
     """Hold the lock of an alias; a lock that was left behind is taken over after a minute.
 
     Raises:

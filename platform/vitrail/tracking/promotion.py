@@ -11,7 +11,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from vitrail.errors import UsageError, VitrailError
 from vitrail.gate.page import render_verdict
@@ -81,23 +81,27 @@ def promote(
         AliasBusyError: somebody else is moving it and does not come to an end.
     """
     check_alias(alias)
-    if force and not (reason and reason.strip()):
-        raise UsageError('--force needs --reason "why this version should be promoted against the gate"')
+    check_reason(force=force, reason=reason)
     candidate = show(verdict.candidate.name, tracking_uri=tracking_uri, version=str(verdict.candidate.version))
-    _record_verdict(candidate, verdict, alias, tracking_uri)
-    if not verdict.passed and not force:
-        failed = tuple((result.rule, result.detail) for result in verdict.results if not result.passed)
-        raise GateRefusedError(candidate.name, candidate.number, failed)
-    target = candidate if into in (None, candidate.name) else copy_version(candidate, into, tracking_uri=tracking_uri)
     action: Literal["promote", "force"] = "promote" if verdict.passed else "force"
     expected = None if verdict.champion is None else verdict.champion.version
-    with alias_lock(target.name, alias, tracking_uri=tracking_uri) as lock:
-        current = _aliased(target.name, alias, tracking_uri)
-        if current == target.number:
-            raise UsageError(f"{target.name} version {target.number} is {alias} already")
+    target = into or candidate.name
+    report = _Report.of(verdict, alias)
+    with alias_lock(target, alias, tracking_uri=tracking_uri) as lock:
+        report.write(candidate, tracking_uri)
+        if not verdict.passed and not force:
+            failed = tuple((result.rule, result.detail) for result in verdict.results if not result.passed)
+            raise GateRefusedError(candidate.name, candidate.number, failed)
+        current = _aliased(target, alias, tracking_uri)
+        number = candidate.number
+        if target != candidate.name:
+            judged = show(candidate.name, tracking_uri=tracking_uri, version=str(candidate.number))  # with its verdict
+            number = copy_version(judged, target, tracking_uri=tracking_uri).number
+        if current == number:
+            raise UsageError(f"{target} version {number} is {alias} already")
         if current != expected:
-            raise LostRaceError(target.name, alias, expected, current)
-        return _move(lock, target.name, alias, current, target.number, action, reason, tracking_uri)
+            raise LostRaceError(target, alias, expected, current)
+        return _move(lock, target, alias, current, number, action, reason, tracking_uri)
 
 
 def rollback(name: str, alias: str = CHAMPION, *, tracking_uri: str, reason: str | None = None) -> Move:
@@ -186,28 +190,49 @@ def _aliased(name: str, alias: str, tracking_uri: str) -> int | None:
     return models[name].aliases.get(alias) if name in models else None
 
 
-def _record_verdict(candidate: Version, verdict: Verdict, alias: str, tracking_uri: str) -> None:
-    """Write the verdict on the version, as tags and as a file that is never replaced."""
-    client = connect(tracking_uri)
-    now = datetime.now(UTC)
-    whole = {"alias": alias, "at": now.isoformat(timespec="seconds"), "by": current_user(), **verdict.to_dict()}
-    short = {key: value for key, value in whole.items() if key != "classes"}  # 150 of them would fill the page
+@dataclass(frozen=True)
+class _Report:
+    """A verdict as it is kept: drawn before anything is locked."""
 
-    def call() -> None:
-        tags = {VERDICT_TAG: "pass" if verdict.passed else "fail", REPORT_TAG: json.dumps(short)}
-        for key, value in tags.items():
-            client.set_model_version_tag(candidate.name, str(candidate.number), key, value)
-        if candidate.model_id is not None:
-            with tempfile.TemporaryDirectory() as aside:
-                stem = f"{alias}-{now:%Y%m%dT%H%M%S}"
-                (Path(aside) / f"{stem}.json").write_text(json.dumps(whole, indent=2))
-                (Path(aside) / f"{stem}.html").write_text(render_verdict(verdict))
-                client.log_model_artifacts(candidate.model_id, aside, "gate")
+    stem: str
+    tags: dict[str, str]
+    files: dict[str, str]
 
-    retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
+    @classmethod
+    def of(cls, verdict: Verdict, alias: str) -> Self:
+        """With time and user of now."""
+        now = datetime.now(UTC)
+        whole = {"alias": alias, "at": now.isoformat(timespec="seconds"), "by": current_user(), **verdict.to_dict()}
+        short = {key: value for key, value in whole.items() if key != "classes"}  # 150 of them would fill the page
+        return cls(
+            stem=f"{alias}-{now:%Y%m%dT%H%M%S}",
+            tags={VERDICT_TAG: "pass" if verdict.passed else "fail", REPORT_TAG: json.dumps(short)},
+            files={"json": json.dumps(whole, indent=2), "html": render_verdict(verdict)},
+        )
+
+    def write(self, candidate: Version, tracking_uri: str) -> None:
+        """On the version: as tags, and as files that are never replaced."""
+        client = connect(tracking_uri)
+
+        def call() -> None:
+            for key, value in self.tags.items():
+                client.set_model_version_tag(candidate.name, str(candidate.number), key, value)
+            if candidate.model_id is not None:
+                with tempfile.TemporaryDirectory() as aside:
+                    for suffix, text in self.files.items():
+                        (Path(aside) / f"{self.stem}.{suffix}").write_text(text)
+                    client.log_model_artifacts(candidate.model_id, aside, "gate")
+
+        retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
 
 
 def check_alias(alias: str) -> None:
     """Raise a `UsageError` unless MLflow and this history can both hold an alias of that name."""
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,60}", alias) or alias == "latest" or re.fullmatch(r"v\d+", alias):
         raise UsageError(f"{alias!r} cannot be an alias; use small letters, digits, - and _, and not `latest` or `v1`")
+
+
+def check_reason(*, force: bool, reason: str | None) -> None:
+    """Raise a `UsageError` where promotion is forced and nobody says why."""
+    if force and not (reason and reason.strip()):
+        raise UsageError('--force needs --reason "why this version should be promoted against the gate"')
