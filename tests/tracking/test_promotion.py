@@ -31,7 +31,7 @@ def test_better_version_becomes_champion_and_can_be_fetched_by_alias(versions, t
     assert (promotion.move.from_version, promotion.move.to_version, promotion.verdict.passed) == (1, 2, True)
     assert champion(versions) == 2
     folder = download(f"models:/{NAME}@champion", tmp_path / "fetched", tracking_uri=versions)
-    assert json.loads((folder / "checkpoint.json").read_text())["scores"]["mIoU"] == 0.6
+    assert json.loads((folder / "data" / "checkpoint.json").read_text())["scores"]["mIoU"] == 0.6
 
 
 def test_worse_version_is_refused_with_its_verdict_written_on_it(versions):
