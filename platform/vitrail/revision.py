@@ -26,8 +26,9 @@ def revision_of(package: Path) -> str:
         changed = _git(package, "status", "--porcelain", "--untracked-files=no")
         if commit is not None:
             return commit.strip() + ("+changes" if changed else "")
-    if _is_installed(package):
-        return f"release {vitrail.__version__}"
+    release = _release(package)
+    if release is not None:
+        return f"release {release}"
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -43,10 +44,13 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _is_installed(package: Path) -> bool:
-    """Whether an installed distribution brought this very folder, not a link to it."""
+def _release(package: Path) -> str | None:
+    """The version of the installed distribution that brought this very folder, and not a link to it."""
     try:
-        files = distribution(package.name).files or []
+        installed = distribution(package.name)
     except PackageNotFoundError:
-        return False
-    return any(Path(file.locate()).resolve() == (package / "__init__.py").resolve() for file in files)
+        return None
+    brought = any(
+        Path(str(file.locate())).resolve() == (package / "__init__.py").resolve() for file in installed.files or []
+    )
+    return installed.version if brought else None

@@ -78,9 +78,7 @@ def test_registration_that_stopped_half_way_is_completed(store, make_checkpoint,
     assert download(again.uri, tmp_path / "fetched", tracking_uri=store).is_dir()
 
 
-def test_files_of_an_earlier_registration_are_replaced_by_those_that_the_version_lists(
-    store, make_checkpoint, tmp_path
-):
+def test_files_of_an_earlier_registration_are_replaced_by_the_listed_ones(store, make_checkpoint, tmp_path):
     version = register(make_checkpoint(), name="streets", tracking_uri=store)
     client = connect(store)
     client.delete_model_version("streets", "1")

@@ -28,10 +28,10 @@ def model_card(
         sections = [
             _summary(info),
             _score_table(info),
-            "" if info.scores is None else _class_table(info.classes, info.scores, count),
-            _gallery(pictures or {}),
             _origin(info, weights_sha256),
             _usage(name),
+            "" if info.scores is None else _class_table(info.classes, info.scores, count),
+            _gallery(pictures or {}),
         ]
         card = "\n\n".join(filter(None, sections)) + "\n"
         if max_chars is None or len(card) <= max_chars or count == 0:

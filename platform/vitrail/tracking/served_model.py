@@ -99,7 +99,8 @@ def _write_pyfunc(folder: Path, closure: SourceClosure) -> None:
     # code can say which image is wrong, and it lets no array through.
     answer = [ColSpec(DataType.string, "label_map_png"), ColSpec(DataType.string, "class_pixels")]
     sizes = [ColSpec(DataType.long, "height"), ColSpec(DataType.long, "width")]
-    signature = ModelSignature(inputs=Schema([ColSpec(AnyType(), "image")]), outputs=Schema([*answer, *sizes]))
+    anything = AnyType()  # type: ignore[no-untyped-call]
+    signature = ModelSignature(inputs=Schema([ColSpec(anything, "image")]), outputs=Schema([*answer, *sizes]))
     # It looks for pip beside the interpreter, where uv puts none.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
