@@ -46,6 +46,14 @@ def run_script() -> Callable[..., tuple[int, str]]:
     return run
 
 
+@pytest.fixture(scope="session")
+def true_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with all weights of a nano recipe, random but with clear opinions; not to be changed."""
+    from true_checkpoint import write_true_checkpoint
+
+    return write_true_checkpoint(tmp_path_factory.mktemp("true"))
+
+
 def _shared(name: str) -> Path:
     folder = SHARED_DATA / name
     if not folder.is_dir():

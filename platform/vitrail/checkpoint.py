@@ -33,6 +33,8 @@ class DataSource(Strict):
     fingerprint: str
     val_images: int
     """Size of its whole validation split."""
+    uri: str | None = None
+    """Where it lay, without credentials; None in checkpoints of older versions."""
 
 
 class ScoreRecord(Strict):
@@ -73,6 +75,7 @@ class CheckpointInfo(Strict):
     start: dict[str, Any] | None = None
     """Which weights training started from: source, sha256 and coverage; None for random weights."""
     versions: dict[str, str] = Field(default_factory=dict)
+    """Of `vitrail` and `torch`; and `code`, the revision of the sources (`vitrail.revision`)."""
     files: dict[str, str] = Field(default_factory=dict)
 
 

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitrail.data.codec import check_image, decode_image, decode_label, decode_raw_label, encode_label
+from vitrail.data.codec import check_image, decode_image, decode_raw_label
+from vitrail.data.label_codec import decode_label, encode_label
 from vitrail.errors import DataError
 
 

@@ -83,7 +83,9 @@ def fill(root: Path) -> str:
     tracker.log_table({"class": list(CLASSES), "IoU": [0.5, 0.25, None]}, "tables/per_class.json")
     assert tracker.finish()
     assert tracker.run_id is not None
-    version = register(write_checkpoint(root / "checkpoint"), name="streets", run_id=tracker.run_id, tracking_uri=uri)
+    pictures = {f"street {step}": prediction_panel(*street(step), palette, CLASSES) for step in (100, 250)}
+    checkpoint = write_checkpoint(root / "checkpoint")
+    version = register(checkpoint, name="streets", run_id=tracker.run_id, tracking_uri=uri, pictures=pictures)
     promote("streets", version.number, tracking_uri=uri)
     return tracker.run_id
 
@@ -177,5 +179,14 @@ def test_model_page_shows_the_champion(page, site):
 
 def test_version_page_shows_the_model_card_and_the_verdict(page, site):
     page.goto(f"{site.url}/#/models/streets/versions/1")
-    for text in ("50.00%", "does not occur", "random weights", "vitrail.gate.verdict"):
+    for text in ("50.00%", "does not occur", "random weights", "0123abc+changes", "vitrail.gate.verdict"):
         see(page, text)
+
+
+def test_version_page_shows_the_pictures_of_the_model(page, site):
+    page.goto(f"{site.url}/#/models/streets/versions/1")
+    for name in ("1-street_100", "2-street_250"):
+        picture = page.locator(f"img[src*='{name}']")  # MLflow leaves no other attribute to a picture
+        picture.wait_for(state="visible")
+        page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
+        assert picture.evaluate("image => image.naturalWidth") == 640

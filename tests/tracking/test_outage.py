@@ -113,7 +113,7 @@ def test_registration_waits_for_a_server_that_comes_back(server, make_checkpoint
     assert register(checkpoint, name="streets", tracking_uri=server.url).number == version.number == 1
     promote("streets", 1, tracking_uri=server.url)
     folder = download("models:/streets@champion", tmp_path / "fetched", tracking_uri=server.url)
-    assert (folder / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert (folder / "data" / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
     assert get_model("streets", tracking_uri=server.url).aliases == {"champion": 1}
 
 

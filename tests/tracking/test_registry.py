@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
+from vitrail.data import ade20k
 from vitrail.errors import DataError, UnknownNameError, UsageError, VitrailError
 from vitrail.tracking.environment import connect
 from vitrail.tracking.registration import register
@@ -21,9 +22,13 @@ def test_register_then_download_gives_the_same_bytes_without_the_training_state(
     version = register(checkpoint, name="streets", tracking_uri=store)
     folder = download(version.uri, tmp_path / "fetched", tracking_uri=store)
 
-    assert (folder / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
-    assert sorted(path.name for path in folder.iterdir()) == ["MODEL_CARD.md", "checkpoint.json", "model.safetensors"]
-    assert list(json.loads((folder / "checkpoint.json").read_text())["files"]) == ["model.safetensors"]
+    data = folder / "data"
+    assert (data / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert sorted(path.name for path in data.iterdir()) == ["checkpoint.json", "model.safetensors"]
+    assert list(json.loads((data / "checkpoint.json").read_text())["files"]) == ["model.safetensors"]
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == set(json.loads(version.tags["vitrail.files"]))
+    assert {"MLmodel", "requirements.txt", "MODEL_CARD.md", "SHA256SUMS"} < files
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -32,6 +37,8 @@ def test_version_explains_itself(store, make_checkpoint):
 
     assert float(version.tags["vitrail.mIoU"]) == 0.5
     assert version.tags["vitrail.data_fingerprint"] == "d" * 32
+    assert version.tags["vitrail.data_uri"] == "s3://bucket/streets"
+    assert version.tags["vitrail.code"] == "0123abc+changes"
     assert version.tags["vitrail.recipe"] == "upernet_vit-nano_mln_128x128_1k"
     for text in (
         "50.00%",
@@ -40,6 +47,10 @@ def test_version_explains_itself(store, make_checkpoint):
         "| car&emsp; | does not occur&emsp; |",
         "streets",
         "random weights",
+        "0123abc+changes",
+        "s3://bucket/streets",
+        'load_model("models:/streets@champion")',
+        "mlflow models serve -m models:/streets@champion",
     ):
         assert text in version.description
 
@@ -67,6 +78,37 @@ def test_registration_that_stopped_half_way_is_completed(store, make_checkpoint,
     assert download(again.uri, tmp_path / "fetched", tracking_uri=store).is_dir()
 
 
+def test_files_of_an_earlier_registration_are_replaced_by_the_listed_ones(store, make_checkpoint, tmp_path):
+    version = register(make_checkpoint(), name="streets", tracking_uri=store)
+    client = connect(store)
+    client.delete_model_version("streets", "1")
+    uploaded = artifact_folder(store, version.model_id) / "code"
+    shutil.move(next(uploaded.iterdir()), uploaded / "vitrail_served_00000000")  # as of another revision
+
+    again = register(make_checkpoint("again"), name="streets", tracking_uri=store)
+    assert again.model_id == version.model_id
+    fetched = download(again.uri, tmp_path / "fetched", tracking_uri=store)
+    (package,) = (fetched / "code").iterdir()
+    assert package.name != "vitrail_served_00000000"
+
+
+def test_card_of_many_classes_fits_into_mlflows_database_and_is_whole_in_the_files(store, make_checkpoint, tmp_path):
+    classes = [f"{name}, of a name that takes long" for name in ade20k.CLASSES]
+    checkpoint = make_checkpoint()
+    path = checkpoint / "checkpoint.json"
+    described = json.loads(path.read_text())
+    iou = [index / 150 for index in range(150)]
+    described |= {"classes": classes, "palette": ade20k.PALETTE, "scores": {**described["scores"], "iou": iou}}
+    path.write_text(json.dumps(described))
+    version = register(checkpoint, name="streets", tracking_uri=store)
+
+    assert 4000 < len(version.description) <= 5000
+    for text in (classes[149], classes[0], "more in MODEL_CARD.md", "mlflow models serve"):
+        assert text in version.description
+    card = download(version.uri, tmp_path / "fetched", tracking_uri=store) / "MODEL_CARD.md"
+    assert all(name in card.read_text() for name in classes)
+
+
 def test_version_is_linked_to_its_run(store, make_checkpoint, tmp_path):
     tracker = start_run(
         tracking_uri=store, experiment="streets", run_name="r", run_key="run-0", folder=tmp_path / "run"
@@ -85,12 +127,15 @@ def test_version_is_linked_to_its_run(store, make_checkpoint, tmp_path):
 
 def test_changed_file_in_the_store_is_refused(store, make_checkpoint, tmp_path):
     version = register(make_checkpoint(), name="streets", tracking_uri=store)
-    weights = artifact_folder(store, version.model_id) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-
-    with pytest.raises(DataError, match=r"model\.safetensors has changed"):
-        download(version.uri, tmp_path / "fetched", tracking_uri=store)
-    assert not (tmp_path / "fetched").exists()
+    folder = artifact_folder(store, version.model_id)
+    (source,) = folder.glob("code/*/evaluation/served.py")
+    for path in (folder / "data" / "model.safetensors", source, folder / "MLmodel"):
+        sound = path.read_bytes()
+        path.write_bytes(sound[:-1] + b"\x7f")
+        with pytest.raises(DataError, match=f"{path.name} has changed"):
+            download(version.uri, tmp_path / "fetched", tracking_uri=store)
+        assert not (tmp_path / "fetched").exists()
+        path.write_bytes(sound)
 
 
 def test_version_whose_files_are_gone_is_refused(store, make_checkpoint, tmp_path):
@@ -106,9 +151,9 @@ def test_version_whose_files_are_gone_is_refused(store, make_checkpoint, tmp_pat
 def test_download_keeps_what_is_there_and_never_writes_over_other_files(store, make_checkpoint, tmp_path):
     version = register(make_checkpoint(), name="streets", tracking_uri=store)
     folder = download(version.uri, tmp_path / "fetched", tracking_uri=store)
-    before = (folder / "model.safetensors").stat().st_mtime_ns
+    before = (folder / "data" / "model.safetensors").stat().st_mtime_ns
     assert download(version.uri, folder, tracking_uri=store) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert (folder / "data" / "model.safetensors").stat().st_mtime_ns == before
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("ten years")

@@ -37,11 +37,11 @@ def write_checkpoint(
         "classes": CLASSES,
         "palette": [[70, 130, 180], [128, 64, 64], [0, 0, 142]],
         "reduce_zero_label": False,
-        "data": {"name": "streets", "fingerprint": fingerprint, "val_images": val_images},
+        "data": {"name": "streets", "fingerprint": fingerprint, "val_images": val_images, "uri": "s3://bucket/streets"},
         "seed": seed,
         "run_key": f"run-{seed}",
         "scores": None if miou is None else scores,
-        "versions": {"torch": "2"},
+        "versions": {"torch": "2", "code": "0123abc+changes"},
         "files": files,
     }
     (folder / "checkpoint.json").write_text(json.dumps(description))

@@ -18,8 +18,9 @@ from vitrail.benchmark.asking import NO_PEER, Responder
 from vitrail.benchmark.record import Timing, median_ratio
 from vitrail.config import TransformConfig
 from vitrail.data.batch import Assembly, SampleLoader
-from vitrail.data.codec import UInt8Array, decode_image, decode_label
+from vitrail.data.codec import UInt8Array, decode_image
 from vitrail.data.geometry import choose_crop, crop_image, draw_crop
+from vitrail.data.label_codec import decode_label
 from vitrail.data.order import StreamPlan
 from vitrail.data.photometric import distort, draw_distortion
 from vitrail.data.shards import ShardReader

@@ -14,6 +14,7 @@ from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.validation import ValidationFailed, draw_panels
 from vitrail.config import RunConfig
 from vitrail.data.manifest import Manifest
+from vitrail.data.storage import Folder
 from vitrail.evaluation.pictures import Pixels
 from vitrail.evaluation.predictor import Evaluation, Predictor
 from vitrail.tracking.tracker import NullTracker, Status, Tracker
@@ -195,6 +196,7 @@ class Reporter:
                 name=manifest.name,
                 fingerprint=manifest.fingerprint,
                 val_images=manifest.split("validation").num_samples,
+                uri=str(Folder.at(self._config.data)),
             ),
             seed=self._config.seed,
             run_key=self._config.run_key,

@@ -164,6 +164,8 @@ def read_result(config: RunConfig) -> TrainResult:
 def register_best(config: RunConfig, result: TrainResult, *, name: str | None = None) -> Version:
     """Make the run's best checkpoint a version of the registered model `name` (the data set's name by default).
 
+    Its page shows what it makes of a few validation images.
+
     Raises:
         TrackingUnavailableError: MLflow does not answer; the run itself is complete and its checkpoint is kept.
     """
@@ -173,8 +175,15 @@ def register_best(config: RunConfig, result: TrainResult, *, name: str | None = 
     tracker.finish("FINISHED")
     if tracker.run_id is None:
         raise TrackingUnavailableError(config.tracking.uri, str(result.best))
-    model_name = name or result.best_info.data.name
-    return register(result.best, name=model_name, run_id=tracker.run_id, tracking_uri=config.tracking.uri)
+    from vitrail.cluster.validation import draw_checkpoint  # late, as in `_check_start`
+
+    return register(
+        result.best,
+        name=name or result.best_info.data.name,
+        run_id=tracker.run_id,
+        tracking_uri=config.tracking.uri,
+        pictures=draw_checkpoint(config, result.best),
+    )
 
 
 def _check_start(config: RunConfig) -> None:

@@ -7,6 +7,7 @@ through the run's board.
 import json
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,8 +23,8 @@ from vitrail.evaluation.metrics import ConfusionMatrix
 from vitrail.evaluation.pictures import Pixels, prediction_panel
 from vitrail.evaluation.predictor import Evaluation, Predictor
 from vitrail.evaluation.split import evaluate_split
-from vitrail.models.segmentor import Segmentor
-from vitrail.training.checkpoint import load_weights, score_record
+from vitrail.models.restored import restore_segmentor
+from vitrail.training.checkpoint import score_record
 from vitrail.training.step import autocast
 
 _POINTER = "checkpoint_at.json"
@@ -69,12 +70,8 @@ def validate_checkpoint(checkpoint: ray.train.Checkpoint, *, config: dict[str, A
 def _validate(run: RunConfig, name: str, board: RunBoard) -> dict[str, Any]:
     store = CheckpointStore.at(run.checkpoints)
     stored = StoredCheckpoint.at(store.root.child(name))
-    device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     torch.set_num_threads(run.cpus_per_worker)
-    segmentor = Segmentor(run.recipe.model)
-    segmentor.load_state_dict(load_weights(stored.fetch(state=False)))
-    context = partial(autocast, device.type, run.compute.precision)
-    predictor = Predictor(segmentor.to(device), run.recipe, device, autocast=context)
+    predictor = _predictor(run, stored.fetch(state=False), "cuda" if ray.get_gpu_ids() else "cpu")
     reader, classes = ShardReader(run.data, "validation"), run.recipe.model.num_classes
     evaluation = evaluate_split(predictor, reader, classes, threads=max(1, run.cpus_per_worker - 1))
     scores = score_record(evaluation.matrix.scores(), evaluation.images)
@@ -82,6 +79,17 @@ def _validate(run: RunConfig, name: str, board: RunBoard) -> dict[str, Any]:
     counts, panels = evaluation.matrix.counts.cpu(), draw_panels(run, predictor)
     board.post_result(Validated(stored.info.step, counts, evaluation.images, panels))
     return {"step": stored.info.step, "mIoU": scores.mIoU}
+
+
+def draw_checkpoint(run: RunConfig, folder: Path) -> dict[str, Pixels]:
+    """The panels of `draw_panels` by the run's checkpoint in `folder`, on a GPU where this process has one."""
+    return draw_panels(run, _predictor(run, folder, "cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _predictor(run: RunConfig, folder: Path, device: str) -> Predictor:
+    segmentor, _ = restore_segmentor(folder)
+    context = partial(autocast, device, run.compute.precision)
+    return Predictor(segmentor.to(device), run.recipe, device, autocast=context)
 
 
 def draw_panels(run: RunConfig, predictor: Predictor) -> dict[str, Pixels]:

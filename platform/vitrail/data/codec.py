@@ -1,4 +1,4 @@
-"""Turns bytes of image files into arrays and back, and finds files that a decoder would silently fill in.
+"""Turns bytes of image files into arrays, and finds files that a decoder would silently fill in.
 
 Images are decoded by OpenCV, as in mmsegmentation. Pixels are RGB, EXIF orientation applied.
 """
@@ -6,11 +6,9 @@ Images are decoded by OpenCV, as in mmsegmentation. Pixels are RGB, EXIF orienta
 import io
 import struct
 import zlib
-from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -22,9 +20,6 @@ _FORMATS = ("JPEG", "PNG")
 """What is decoded, whatever a file's name says: Pillow would try forty more, whose bytes nothing here checks."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# Five times as fast to decode as PNG, and smaller. The level costs time in writing alone.
-_ZSTD = pa.Codec("zstd", 9)
-
 
 def decode_image(data: bytes | memoryview) -> UInt8Array:
     """RGB pixels (H, W, 3) of a JPEG or PNG, turned as its EXIF orientation says.
@@ -33,17 +28,6 @@ def decode_image(data: bytes | memoryview) -> UInt8Array:
         DataError: not an image that OpenCV reads.
     """
     return _decode(data, cv2.IMREAD_COLOR_RGB)
-
-
-def decode_label(data: Any, size: tuple[int, int]) -> UInt8Array:
-    """Train ids (H, W) of the given size, from the bytes or buffer that `encode_label` made."""
-    pixels = _ZSTD.decompress(data, size[0] * size[1])
-    return np.frombuffer(pixels, np.uint8).reshape(size)
-
-
-def encode_label(label: UInt8Array) -> bytes:
-    """A label map (H, W) compressed with Zstandard; the same bytes for the same labels."""
-    return bytes(_ZSTD.compress(np.ascontiguousarray(label), asbytes=True))
 
 
 def check_image(data: bytes) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vitrail.config import IGNORE_INDEX, Strict
-from vitrail.data.codec import UInt8Array, check_image, decode_image, decode_raw_label, encode_label
+from vitrail.data.codec import UInt8Array, check_image, decode_image, decode_raw_label
+from vitrail.data.label_codec import encode_label
 from vitrail.data.layout import Layout, Pair
 from vitrail.data.manifest import FORMAT_VERSION, Fault, Manifest, Shard, Split
 from vitrail.data.shards import SCHEMA, frame_crc32, sample_crc32

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vitrail.data.codec import UInt8Array, decode_image, decode_label
+from vitrail.data.codec import UInt8Array, decode_image
+from vitrail.data.label_codec import decode_label
 from vitrail.data.manifest import Manifest, Shard
 from vitrail.data.shard_cache import cache_folder, fetch_shard
 from vitrail.data.storage import Folder, Place

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitrail.checkpoint import STATE, WEIGHTS, read_info, verify
 from vitrail.config import Recipe, override
 from vitrail.data import ade20k
 from vitrail.data.layout import Colour, distinct_colours
 from vitrail.errors import UsageError
 from vitrail.models.convert import open_segmentor
+from vitrail.models.restored import restore_segmentor
 from vitrail.models.segmentor import Segmentor
-from vitrail.models.weight_files import read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +71,7 @@ def open_model(path: Path) -> tuple[Segmentor, TrainedModel]:
 
 
 def _open_checkpoint(folder: Path) -> tuple[Segmentor, TrainedModel]:
-    """`state.pt` may be absent, as in a registered model."""
-    info = read_info(folder)
-    needed = {name: digest for name, digest in info.files.items() if name != STATE}
-    verify(folder, info=info.model_copy(update={"files": needed}))
-    model = Segmentor(info.recipe.model)
-    model.load_state_dict(read_tensors(folder / WEIGHTS).tensors)
+    model, info = restore_segmentor(folder)
     described = TrainedModel(
         title=f"{info.recipe.name}, step {info.step}",
         recipe=info.recipe,
@@ -85,4 +79,4 @@ def _open_checkpoint(folder: Path) -> tuple[Segmentor, TrainedModel]:
         palette=info.palette,
         reduce_zero_label=info.reduce_zero_label,
     )
-    return model.eval(), described
+    return model, described

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from vitrail.checkpoint_store import StoredCheckpoint
+from vitrail.tracking.model_folder import DATA
 from vitrail.tracking.registry import download, resolve
 
 
@@ -20,4 +21,4 @@ def fetch_model(model: str, *, root: Path, tracking_uri: str) -> Path:
     version = resolve(model, tracking_uri=tracking_uri)
     name = re.sub(r"[^\w.-]", "_", version.name)
     folder = root / "models" / f"{name}-v{version.number}"
-    return download(version.uri, folder, tracking_uri=tracking_uri)
+    return download(version.uri, folder, tracking_uri=tracking_uri) / DATA

@@ -3,18 +3,25 @@
 import json
 import re
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitrail.checkpoint import INFO, STATE, WEIGHTS, CheckpointError, CheckpointInfo, file_sha256, read_info, verify
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrail.checkpoint import INFO, WEIGHTS, CheckpointInfo, read_info
 from vitrail.errors import UsageError
 from vitrail.tracking.card import model_card
 from vitrail.tracking.environment import as_default, connect, error_code, retry
+from vitrail.tracking.model_folder import DATA
 from vitrail.tracking.registry import FILES_TAG, WEIGHTS_TAG, Version, show
+from vitrail.tracking.served_model import ServedFiles, write_served_model
 from vitrail.tracking.store import artifact_location
 
-_CARD = "MODEL_CARD.md"
+_MAX_DESCRIPTION = 5000
+"""Characters; what the column of MLflow's database holds, where that database checks it."""
 
 
 def register(
@@ -24,11 +31,13 @@ def register(
     tracking_uri: str,
     run_id: str | None = None,
     experiment: str = "vitrail",
+    pictures: Mapping[str, NDArray[np.uint8]] | None = None,
     timeout_s: float = 60.0,
 ) -> Version:
     """Register a checkpoint folder; the version that already has these weights is returned as it is.
 
-    The version belongs to `run_id`, or, without one, to `experiment`. Call it from one process per checkpoint.
+    The version belongs to `run_id`, or, without one, to `experiment`. Its page shows the `pictures`: RGB (H, W, 3), by
+    their titles. Call it from one process per checkpoint.
 
     Raises:
         CheckpointError: the folder is no complete checkpoint, or its files do not match their checksums.
@@ -39,7 +48,7 @@ def register(
     info = read_info(checkpoint)
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / "model"
-        files = _lay_out(checkpoint, info, name, folder)
+        files = write_served_model(checkpoint, folder, name=name, pictures=pictures)
         registration = _Registration(
             client=connect(tracking_uri),
             tracking_uri=tracking_uri,
@@ -63,9 +72,11 @@ class _Registration:
     name: str
     info: CheckpointInfo
     folder: Path
-    files: dict[str, str]
+    files: ServedFiles
     run_id: str | None
     experiment: str
+    uploaded: set[str] = field(default_factory=set)
+    """Ids of the logged models that have this folder's files."""
 
     def run(self) -> int:
         """Number of the version."""
@@ -79,25 +90,32 @@ class _Registration:
                 self.name,
                 f"models:/{model_id}",
                 run_id=self.run_id,
-                tags={**_tags(self.info), WEIGHTS_TAG: self.files[WEIGHTS], FILES_TAG: json.dumps(self.files)},
-                description=(self.folder / _CARD).read_text(),
+                tags={**_tags(self.info), WEIGHTS_TAG: self.weights, FILES_TAG: json.dumps(self.files.sha256)},
+                description=self._description(model_id),
                 model_id=model_id,
             )
         created = self._version()
         assert created is not None, "a version that was just created is found by its tag"
         return created
 
+    @property
+    def weights(self) -> str:
+        """Checksum of the weights, by which a version is known."""
+        return self.files.sha256[f"{DATA}/{WEIGHTS}"]
+
     def _version(self) -> int | None:
-        found = self.client.search_model_versions(
-            f"name = '{self.name}' and tags.`{WEIGHTS_TAG}` = '{self.files[WEIGHTS]}'"
-        )
+        found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{WEIGHTS_TAG}` = '{self.weights}'")
         return min((int(version.version) for version in found), default=None)
 
     def _logged_model(self) -> str:
-        """Id of a logged model that has all files: an earlier one of these weights, completed if need be."""
+        """Id of a logged model that has all files: a new one, or an earlier one of these weights.
+
+        The files are uploaded to an earlier one too, complete or not: those of another revision of the sources, say,
+        are not the ones whose checksums the version will have.
+        """
         experiment_id = self._experiment_id()
         found = self.client.search_logged_models(
-            [experiment_id], filter_string=f"tags.`{WEIGHTS_TAG}` = '{self.files[WEIGHTS]}'"
+            [experiment_id], filter_string=f"tags.`{WEIGHTS_TAG}` = '{self.weights}'"
         )
         model = next(iter(found), None)
         if model is None:
@@ -105,16 +123,27 @@ class _Registration:
                 experiment_id,
                 name=f"{self.info.recipe.name}-step-{self.info.step}".replace(".", "-"),
                 source_run_id=self.run_id,
-                tags={**_tags(self.info), WEIGHTS_TAG: self.files[WEIGHTS]},
+                tags={**_tags(self.info), WEIGHTS_TAG: self.weights},
                 model_type="vitrail-segmentor",
             )
         model_id = str(model.model_id)
-        if str(model.status) != "READY":
+        if model_id not in self.uploaded:
             self.client.log_model_artifacts(model_id, str(self.folder))
+            self.uploaded.add(model_id)
+        if str(model.status) != "READY":
             if self.run_id is not None:
                 self._link_to_run(model_id, self.run_id)
             self.client.finalize_logged_model(model_id, "READY")
         return model_id
+
+    def _description(self, model_id: str) -> str:
+        """The card with addresses that a browser on MLflow's own pages can follow."""
+        files = f"ajax-api/2.0/mlflow/logged-models/{model_id}/artifacts/files?artifact_file_path="
+        pictures = {title: files + file for title, file in self.files.pictures.items()}
+        card = model_card(
+            self.info, name=self.name, weights_sha256=self.weights, pictures=pictures, max_chars=_MAX_DESCRIPTION
+        )
+        return card[:_MAX_DESCRIPTION]
 
     def _link_to_run(self, model_id: str, run_id: str) -> None:
         from mlflow.entities import LoggedModelOutput
@@ -127,7 +156,7 @@ class _Registration:
                 run_id,
                 f"registered/{key}",  # a name of its own: the run has its curve of val/mIoU already
                 getattr(self.info.scores, key),
-                timestamp=int((self.folder / INFO).stat().st_mtime * 1000),  # one point, however often sent
+                timestamp=int((self.folder / DATA / INFO).stat().st_mtime * 1000),  # one point, however often sent
                 step=self.info.step,
                 dataset_name=self.info.data.name,
                 dataset_digest=self.info.data.fingerprint[:36],
@@ -154,24 +183,6 @@ class _Registration:
                 raise
 
 
-def _lay_out(checkpoint: Path, info: CheckpointInfo, name: str, folder: Path) -> dict[str, str]:
-    """Make the folder that is uploaded, and return the checksums of its files.
-
-    What training alone needs (its state) stays behind, and the description no longer lists it.
-    """
-    wanted = {file: checksum for file, checksum in info.files.items() if file != STATE}
-    if WEIGHTS not in wanted:
-        raise CheckpointError(str(checkpoint), f"its description does not list {WEIGHTS}")
-    verify(checkpoint, info=info.model_copy(update={"files": wanted}))
-    folder.mkdir()
-    for file in wanted:
-        (folder / file).symlink_to((checkpoint / file).resolve())
-    description = json.loads((checkpoint / INFO).read_text())
-    (folder / INFO).write_text(json.dumps({**description, "files": wanted}, indent=2))
-    (folder / _CARD).write_text(model_card(info, name=name, weights_sha256=wanted[WEIGHTS]))
-    return {**wanted, **{file: file_sha256(folder / file) for file in (INFO, _CARD)}}
-
-
 def _tags(info: CheckpointInfo) -> dict[str, str]:
     tags = {
         "vitrail.recipe": info.recipe.name,
@@ -179,6 +190,8 @@ def _tags(info: CheckpointInfo) -> dict[str, str]:
         "vitrail.start": "random weights" if info.start is None else json.dumps(info.start),
         "vitrail.data": info.data.name,
         "vitrail.data_fingerprint": info.data.fingerprint,
+        "vitrail.data_uri": info.data.uri or "",
+        "vitrail.code": info.versions.get("code", ""),
         "vitrail.run_key": info.run_key,
         "vitrail.step": str(info.step),
         "vitrail.val_images_total": str(info.data.val_images),
@@ -186,4 +199,4 @@ def _tags(info: CheckpointInfo) -> dict[str, str]:
     if info.scores is not None:
         tags["vitrail.mIoU"] = repr(info.scores.mIoU)
         tags["vitrail.val_images"] = str(info.scores.images)
-    return tags
+    return {key: value for key, value in tags.items() if value}

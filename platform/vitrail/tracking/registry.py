@@ -1,6 +1,6 @@
 """The model registry: what versions there are, and versions as checkpoints again, with every byte checked.
 
-A version is one logged model of MLflow with the files that inference needs, a model card, and tags that can be
+A version is one logged model of MLflow, whose files `vitrail.tracking.served_model` describes, with tags that can be
 searched; `vitrail.tracking.registration` makes them.
 """
 
@@ -56,7 +56,7 @@ class Model:
 def download(uri: str, dst: Path, *, tracking_uri: str) -> Path:
     """Fetch `models:/NAME@ALIAS` or `models:/NAME/NUMBER` into the folder `dst`, complete and checked, or not at all.
 
-    A folder that already holds these files is left as it is.
+    `dst/data` is then a checkpoint's folder. A folder that already holds these files is left as it is.
 
     Raises:
         UsageError: not such an address, an unknown model, version or alias, or `dst` holds something else.
@@ -84,6 +84,7 @@ def download(uri: str, dst: Path, *, tracking_uri: str) -> Path:
             raise CheckpointError(version.uri, error.reason) from None
         chosen.mkdir()
         for file in files:
+            (chosen / file).parent.mkdir(parents=True, exist_ok=True)
             (fetched / file).rename(chosen / file)
         chosen.replace(dst)
     return dst

@@ -22,6 +22,7 @@ from vitrail.checkpoint import STATE, WEIGHTS, CheckpointError, CheckpointInfo, 
 from vitrail.checkpoint_store import CheckpointStore, StoredCheckpoint
 from vitrail.data.storage import Place
 from vitrail.evaluation.scores import Scores
+from vitrail.revision import code_revision
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -46,7 +47,7 @@ def save_checkpoint(
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     whole = {**state, "rng": [dict(each) for each in rng]} if rng else dict(state)
     size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (*tensors.values(), *_tensors(whole)))
-    versions = {"vitrail": __version__, "torch": torch.__version__}
+    versions = {"vitrail": __version__, "torch": torch.__version__, "code": code_revision()}
     return CheckpointStore.at(root).save(
         info.model_copy(update={"versions": versions}),
         partial(_write, weights=tensors, state=whole),
