@@ -11,21 +11,34 @@ from vitrail.recipes import get_recipe
 from vitrail.training.checkpoint import save_checkpoint
 
 
-def write_true_checkpoint(root: Path, *, seed: int = 0, classes: int = 5, reduce_zero_label: bool = True) -> Path:
-    """Folder of a new checkpoint in `root`. Weights are random, the classifier's enlarged, so that classes differ."""
+def write_true_checkpoint(
+    root: Path,
+    *,
+    seed: int = 0,
+    classes: int = 5,
+    reduce_zero_label: bool = True,
+    data: DataSource | None = None,
+    sees_only: int | None = None,
+) -> Path:
+    """Folder of a new checkpoint in `root`. Weights are random, the classifier's enlarged, so that classes differ.
+
+    With `sees_only`, that class is what it sees everywhere.
+    """
     small = ["transforms.scale=[144,48]", "model.backbone.img_size=48"]
     recipe = override(get_recipe("upernet_vit-nano_mln_128x128_1k"), small).with_classes(classes)
     torch.manual_seed(seed)
     segmentor = Segmentor(recipe.model)
     with torch.no_grad():
         segmentor.decode_head.conv_seg.weight.mul_(20)
+        if sees_only is not None:
+            segmentor.decode_head.conv_seg.bias[sees_only] = 1e4
     info = CheckpointInfo(
         step=1000,
         recipe=recipe,
         classes=tuple(f"class {index}" for index in range(classes)),
         palette=tuple((index % 256, 90, 200) for index in range(classes)),
         reduce_zero_label=reduce_zero_label,
-        data=DataSource(name="streets", fingerprint="d" * 32, val_images=20, uri="s3://bucket/streets"),
+        data=data or DataSource(name="streets", fingerprint="d" * 32, val_images=20, uri="s3://bucket/streets"),
         seed=seed,
         run_key=f"run-{seed}",
         scores=ScoreRecord(mIoU=0.5, mAcc=0.6, aAcc=0.8, images=20, iou=(0.5,) * classes),

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from mlflow_server import Server
 from tiny_checkpoint import CLASSES, write_checkpoint
+from verdicts import give
 
 from vitrail.evaluation.pictures import prediction_panel
 from vitrail.tracking.environment import connect
-from vitrail.tracking.promotion import promote
 from vitrail.tracking.registration import register
 from vitrail.tracking.store import default_tracking_uri
 from vitrail.tracking.tracker import start_run
@@ -86,7 +86,7 @@ def fill(root: Path) -> str:
     pictures = {f"street {step}": prediction_panel(*street(step), palette, CLASSES) for step in (100, 250)}
     checkpoint = write_checkpoint(root / "checkpoint")
     version = register(checkpoint, name="streets", run_id=tracker.run_id, tracking_uri=uri, pictures=pictures)
-    promote("streets", version.number, tracking_uri=uri)
+    give("streets", version.number, tracking_uri=uri)
     return tracker.run_id
 
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 from mlflow_server import Server
+from verdicts import give
 
 from vitrail.tracking.environment import TrackingError, connect
-from vitrail.tracking.promotion import promote
 from vitrail.tracking.registration import register
 from vitrail.tracking.registry import download, get_model, list_models
 from vitrail.tracking.tracker import MlflowTracker, start_run
@@ -111,7 +111,7 @@ def test_registration_waits_for_a_server_that_comes_back(server, make_checkpoint
     restart.join()
 
     assert register(checkpoint, name="streets", tracking_uri=server.url).number == version.number == 1
-    promote("streets", 1, tracking_uri=server.url)
+    give("streets", 1, tracking_uri=server.url)
     folder = download("models:/streets@champion", tmp_path / "fetched", tracking_uri=server.url)
     assert (folder / "data" / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
     assert get_model("streets", tracking_uri=server.url).aliases == {"champion": 1}

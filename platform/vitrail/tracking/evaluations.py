@@ -78,7 +78,8 @@ def _fetch(model_id: str, path: str, folder: Path, tracking_uri: str) -> bytes |
     def call() -> bytes | None:
         if path not in {entry.path for entry in client.list_logged_model_artifacts(model_id, _FOLDER)}:
             return None
+        place = f"{client.get_logged_model(model_id).artifact_location}/{path}"
         with as_default(tracking_uri):
-            return Path(download_artifacts(f"models:/{model_id}/{path}", dst_path=str(folder))).read_bytes()
+            return Path(download_artifacts(artifact_uri=place, dst_path=str(folder))).read_bytes()
 
     return retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
