@@ -10,7 +10,8 @@ import typer
 from mlflow_server import free_port, wait_until_healthy
 from typer.testing import CliRunner
 
-from vitrail.cli_models import models_app, ui
+from vitrail.cli_models import models_app
+from vitrail.cli_server import ui
 from vitrail.tracking.environment import connect
 from vitrail.tracking.registry import list_models
 
@@ -65,7 +66,7 @@ def test_wrong_commands_end_with_2_and_a_way_out(store_with_models, arguments, m
 def test_ui_serves_the_local_store_until_interrupted(store_with_models, tmp_path, how):
     root = Path(store_with_models.removeprefix("sqlite:///")).parent
     port = free_port()
-    command = [sys.executable, "-c", "from vitrail.cli_models import ui; import typer; typer.run(ui)"]
+    command = [sys.executable, "-c", "from vitrail.cli_server import ui; import typer; typer.run(ui)"]
     process = subprocess.Popen(
         [*command, "--root", str(root), "--port", str(port)],
         start_new_session=True,
