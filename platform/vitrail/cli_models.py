@@ -11,6 +11,7 @@ from rich.table import Table
 from vitrail.errors import UsageError, exit_codes
 from vitrail.tracking.gate import GateRules, Verdict
 from vitrail.tracking.promotion import CHAMPION, VERDICT_TAG, history, promote, rollback
+from vitrail.tracking.registration import copy_version
 from vitrail.tracking.registry import Model, Version, get_model, list_models, show
 from vitrail.tracking.store import default_tracking_uri
 
@@ -87,6 +88,21 @@ def promote_command(
         instead = "" if before is None else f" instead of version {before}"
         forced = "" if promotion.verdict.passed else ", against the gate"
         _console().print(f"{name} version {version} is now {alias}{instead}{forced}")
+
+
+@models_app.command("copy")
+def copy_command(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="A number or an alias.")],
+    to: Annotated[str, typer.Argument(help="The registered model that is to have it too.")],
+    tracking_uri: TrackingUri = None,
+    root: Root = _RUNS,
+) -> None:
+    """Copy a version to another registered model, such as NAME-production, to be promoted there."""
+    with exit_codes():
+        uri = _store(tracking_uri, root)
+        copied = copy_version(show(name, tracking_uri=uri, version=version), to, tracking_uri=uri)
+        _console().print(f"{name} version {version} is {copied.uri}")
 
 
 @models_app.command("rollback")

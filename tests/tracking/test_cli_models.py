@@ -37,6 +37,9 @@ def test_models_are_listed_promoted_and_rolled_back_from_the_command_line(store_
     assert "version 2 is champion again" in vitrail("rollback", "streets", "--reason", "blurred")
     told = vitrail("history", "streets")
     assert "smaller" in told and "blurred" in told and "rollback" in told
+    assert "models:/streets-production/1" in vitrail("copy", "streets", "champion", "streets-production")
+    assert "is now champion" in vitrail("promote", "streets-production", "1")
+    assert "already; name another model" in vitrail("copy", "streets", "1", "streets", code=2)
     champion = connect(store_with_models).get_model_version_by_alias("streets", "champion")
     assert int(champion.version) == 2
 

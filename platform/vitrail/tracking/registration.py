@@ -34,8 +34,7 @@ def register(
         CheckpointError: the folder is no complete checkpoint, or its files do not match their checksums.
         TrackingError: MLflow did not answer within `timeout_s`.
     """
-    if not re.fullmatch(r"[^/:.%\"']{1,250}", name):
-        raise UsageError(f"a model cannot be called {name!r}; use letters, digits, - and _")
+    _check_name(name)
     info = read_info(checkpoint)
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / "model"
@@ -52,6 +51,49 @@ def register(
         )
         number = retry(registration.run, tracking_uri=tracking_uri, timeout_s=timeout_s)
     return show(name, tracking_uri=tracking_uri, version=str(number))
+
+
+def copy_version(source: Version, dst: str, *, tracking_uri: str, timeout_s: float = 20.0) -> Version:
+    """The version of the registered model `dst` that has the weights of `source`, copied unless it is there.
+
+    Where people sign in, candidates and what is in production are two models, and this is the way from one to the
+    other. Tags, card and files come along, aliases do not.
+
+    Raises:
+        UsageError: it is the same model, or `source` was not registered by us.
+        TrackingError: MLflow did not answer, or did not allow it.
+    """
+    _check_name(dst)
+    if dst == source.name:
+        raise UsageError(f"{source.uri} is a version of {dst} already; name another model")
+    if WEIGHTS_TAG not in source.tags:
+        raise UsageError(f"{source.uri} was not registered by vitrail: it has no tag {WEIGHTS_TAG}")
+    client = connect(tracking_uri)
+    from mlflow.exceptions import MlflowException
+
+    def call() -> int:
+        existing = _version_of_weights(client, dst, source.tags[WEIGHTS_TAG])
+        if existing is not None:
+            return existing
+        try:
+            return int(client.copy_model_version(source.uri, dst).version)
+        except MlflowException as error:
+            # MLflow hides what was refused behind a guess of its own.
+            raise error.__cause__ if isinstance(error.__cause__, MlflowException) else error  # noqa: B904
+
+    number = retry(call, tracking_uri=tracking_uri, timeout_s=timeout_s)
+    return show(dst, tracking_uri=tracking_uri, version=str(number))
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[^/:.%\"']{1,250}", name):
+        raise UsageError(f"a model cannot be called {name!r}; use letters, digits, - and _")
+
+
+def _version_of_weights(client: Any, name: str, weights_sha256: str) -> int | None:
+    """Number of the first version of `name` with these weights."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`{WEIGHTS_TAG}` = '{weights_sha256}'")
+    return min((int(version.version) for version in found), default=None)
 
 
 @dataclass
@@ -88,10 +130,7 @@ class _Registration:
         return created
 
     def _version(self) -> int | None:
-        found = self.client.search_model_versions(
-            f"name = '{self.name}' and tags.`{WEIGHTS_TAG}` = '{self.files[WEIGHTS]}'"
-        )
-        return min((int(version.version) for version in found), default=None)
+        return _version_of_weights(self.client, self.name, self.files[WEIGHTS])
 
     def _logged_model(self) -> str:
         """Id of a logged model that has all files: an earlier one of these weights, completed if need be."""
