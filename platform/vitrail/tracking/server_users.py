@@ -8,12 +8,15 @@ made by the administrator, because MLflow makes whoever creates a model its mana
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from vitrail.errors import UsageError
 from vitrail.tracking.environment import TrackingError
 
 MIN_PASSWORD_LENGTH = 12
 """MLflow's own rule."""
+
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 
 class Role(StrEnum):
@@ -41,7 +44,8 @@ def add_user(user: Credentials, role: Role, models: Sequence[str], *, tracking_u
     """Create a user, or give a further role to one who exists, whose password stays; whether it was created.
 
     Raises:
-        UsageError: a role without models, a short password, or a viewer who exists already.
+        UsageError: a role without models, a short password, a viewer who exists already, or somebody manages what is
+            in production.
         TrackingError: the server refused it or is not there.
     """
     if (role is Role.VIEWER) != (not models):
@@ -55,7 +59,8 @@ def add_user(user: Credentials, role: Role, models: Sequence[str], *, tracking_u
     server = _Administration(tracking_uri=tracking_uri, admin=admin)
     for model in models:
         server.post("2.0/mlflow/registered-models/create", name=model)
-        server.post("2.0/mlflow/registered-models/create", name=production_name(model))
+        if not server.post("2.0/mlflow/registered-models/create", name=production_name(model)):
+            _check_managers(server, production_name(model))
     created = server.post("2.0/mlflow/users/create", username=user.name, password=user.password)
     if not created and role is Role.VIEWER:
         raise UsageError(f"{user.name} exists already, and everybody may read")
@@ -81,6 +86,23 @@ def _grants(role: Role, models: Sequence[str]) -> list[tuple[str, str, str]]:
     return []
 
 
+def _check_managers(server: "_Administration", model: str) -> None:
+    """Refuse a model that somebody made before the administrator did: its maker could do anything with it."""
+    users = server.request("GET", "2.0/mlflow/users/list")["users"]
+    people = [user["username"] for user in users if not user["is_admin"]]
+    about = {"resource_type": "registered_model", "resource_id": model}
+    levels = {
+        name: server.request("GET", "3.0/mlflow/users/permissions/get", username=name, **about)["permission"]
+        for name in people
+    }
+    managers = [name for name, level in levels.items() if level == "MANAGE"]
+    if managers:
+        raise UsageError(
+            f"{model} was made by {', '.join(managers)}, who could therefore put anything into production; look at it "
+            "and delete it in MLflow's pages, signed in as the administrator, and repeat this"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Administration:
     """MLflow's REST interface, as the administrator; its Python client of users would load the whole server."""
@@ -90,29 +112,28 @@ class _Administration:
 
     def post(self, path: str, **body: str) -> bool:
         """Make something; False if it is there already."""
-        return self.request("POST", path, **body) != "RESOURCE_ALREADY_EXISTS"
+        return self.request("POST", path, **body).get("error_code") != _EXISTS
 
-    def request(self, method: str, path: str, **body: str) -> str | None:
-        """Send it; MLflow's code of an error that it may be right to pass over, or None."""
+    def request(self, method: str, path: str, **values: str) -> dict[str, Any]:
+        """MLflow's answer, which may be that something exists already."""
         from requests import RequestException, request
 
         url, signed = f"{self.tracking_uri.rstrip('/')}/api/{path}", (self.admin.name, self.admin.password)
+        sent = {"params": values} if method == "GET" else {"json": values}
         try:
-            response = request(method, url, json=body, auth=signed, timeout=30)
+            response = request(method, url, auth=signed, timeout=30, **sent)  # type: ignore[arg-type]
         except RequestException as error:
             raise TrackingError(self.tracking_uri, f"it does not answer ({type(error).__name__})") from None
-        if response.ok:
-            return None
         try:
-            answer = dict(response.json())
+            answer = dict(response.json()) if response.content else {}
         except ValueError:
             answer = {}
-        if answer.get("error_code") == "RESOURCE_ALREADY_EXISTS":
-            return "RESOURCE_ALREADY_EXISTS"
+        if response.ok or answer.get("error_code") == _EXISTS:
+            return answer
         raise TrackingError(self.tracking_uri, _reason(response.status_code, answer))
 
 
-def _reason(status: int, answer: dict[str, str]) -> str:
+def _reason(status: int, answer: dict[str, Any]) -> str:
     if status == 401:
         return "the administrator's name or password is wrong"
     if status == 403:
