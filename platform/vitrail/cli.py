@@ -1,4 +1,4 @@
-"""The `vitrail` command: recipes, weights, models and MLflow's pages.
+"""The `vitrail` command: recipes, weights, models, runs, and MLflow's server and pages.
 
 Training and sweeps are job scripts under `jobs/`, data programs are under `pipelines/`: they are run by path, here or
 on a cluster.
