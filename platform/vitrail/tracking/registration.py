@@ -43,8 +43,7 @@ def register(
         CheckpointError: the folder is no complete checkpoint, or its files do not match their checksums.
         TrackingError: MLflow did not answer within `timeout_s`.
     """
-    if not re.fullmatch(r"[^/:.%\"']{1,250}", name):
-        raise UsageError(f"a model cannot be called {name!r}; use letters, digits, - and _")
+    check_name(name)
     info = read_info(checkpoint)
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / "model"
@@ -61,6 +60,12 @@ def register(
         )
         number = retry(registration.run, tracking_uri=tracking_uri, timeout_s=timeout_s)
     return show(name, tracking_uri=tracking_uri, version=str(number))
+
+
+def check_name(name: str) -> None:
+    """Raise a `UsageError` unless MLflow takes the name for a registered model, in addresses too."""
+    if not re.fullmatch(r"[^/:.%\"']{1,250}", name):
+        raise UsageError(f"a model cannot be called {name!r}; use letters, digits, - and _")
 
 
 @dataclass
