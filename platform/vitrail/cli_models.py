@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from vitrail.cli_export import export
 from vitrail.errors import UsageError, exit_codes
 from vitrail.tracking.promotion import CHAMPION, VERDICT_TAG
 from vitrail.tracking.registry import Model, Version, get_model, list_models, show
 from vitrail.tracking.store import default_tracking_uri
 
 models_app = typer.Typer(no_args_is_help=True, add_completion=False)
+models_app.command("export")(export)
 
 TrackingUri = Annotated[
     str | None,

@@ -20,14 +20,15 @@ import requests
 from mlflow_server import free_port, wait_until_healthy
 from postgresql_server import PASSWORD, PostgreSQL, postgresql
 from typer.testing import CliRunner
+from verdicts import give
 
 from vitrail.cli import app
 from vitrail.errors import UsageError
 from vitrail.tracking.backend import BACKEND_VARIABLE, open_backend
 from vitrail.tracking.environment import TrackingError, connect
-from vitrail.tracking.promotion import promote, rollback
-from vitrail.tracking.registration import copy_version, register
-from vitrail.tracking.registry import download, get_model, list_models, show
+from vitrail.tracking.promotion import rollback
+from vitrail.tracking.registration import register
+from vitrail.tracking.registry import download, get_model, list_models
 from vitrail.tracking.server_auth import load_secrets
 from vitrail.tracking.tracker import start_run
 
@@ -179,17 +180,12 @@ def test_trainers_register_candidates_and_promoters_alone_touch_production(
             checkpoint = make_checkpoint(trainer, seed=number, miou=0.5 + number / 10)
             assert register(checkpoint, name="scenes", tracking_uri=url).number == number
             with denied():
-                copy_version(show("scenes", tracking_uri=url, version=str(number)), production, tracking_uri=url)
+                give("scenes", number, tracking_uri=url, into=production)
 
     with acting_as("pia", passwords["pia"]):
         for number in (1, 2):
-            candidate = show("scenes", tracking_uri=url, version=str(number))
-            assert copy_version(candidate, production, tracking_uri=url).number == number
-            assert copy_version(candidate, production, tracking_uri=url).number == number
-            assert promote(production, number, tracking_uri=url).verdict.passed
+            assert give("scenes", number, tracking_uri=url, into=production).to_version == number
         assert rollback(production, tracking_uri=url).to_version == 1
-        with denied():
-            connect(url).set_registered_model_alias("scenes", "champion", "1")
         with denied():
             connect(url).delete_registered_model(production)
 
@@ -202,7 +198,9 @@ def test_trainers_register_candidates_and_promoters_alone_touch_production(
             register(make_checkpoint("past", seed=9), name=production, tracking_uri=url)
         assert get_model(production, tracking_uri=url).aliases == {"champion": 1}
         fetched = download(f"models:/{production}@champion", tmp_path / "fetched", tracking_uri=url)
-    assert (fetched / "model.safetensors").read_bytes() == (tmp_path / "ada" / "model.safetensors").read_bytes()
+    assert (fetched / "data" / "model.safetensors").read_bytes() == (
+        tmp_path / "ada" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.slow

@@ -77,13 +77,15 @@ def add_user(user: Credentials, role: Role, models: Sequence[str], *, tracking_u
 
 def _grants(role: Role, models: Sequence[str]) -> list[tuple[str, str, str]]:
     """Kind, name and level of what a role adds to reading."""
-    if role is Role.TRAINER:
-        # Runs of one experiment come from several people, so its creator alone is not enough.
-        return [("experiment", "*", "EDIT"), *(("registered_model", model, "EDIT") for model in models)]
+    if role is Role.VIEWER:
+        return []
+    # Runs of one experiment come from several people, so its creator alone is not enough. Promoters write too: verdicts
+    # and evaluations, on the candidates that they judge.
+    grants = [("experiment", "*", "EDIT"), *(("registered_model", model, "EDIT") for model in models)]
     if role is Role.PROMOTER:
         # Enough to add versions, to move an alias and to move it back; deleting is left to the administrator.
-        return [("registered_model", production_name(model), "EDIT") for model in models]
-    return []
+        grants += [("registered_model", production_name(model), "EDIT") for model in models]
+    return grants
 
 
 def _check_managers(server: "_Administration", model: str) -> None:
