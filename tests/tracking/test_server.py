@@ -26,7 +26,7 @@ from vitrail.cli import app
 from vitrail.errors import UsageError
 from vitrail.tracking.backend import BACKEND_VARIABLE, open_backend
 from vitrail.tracking.environment import TrackingError, connect
-from vitrail.tracking.promotion import rollback
+from vitrail.tracking.promotion import history, rollback
 from vitrail.tracking.registration import register
 from vitrail.tracking.registry import download, get_model, list_models
 from vitrail.tracking.server_auth import load_secrets
@@ -186,6 +186,7 @@ def test_trainers_register_candidates_and_promoters_alone_touch_production(
         for number in (1, 2):
             assert give("scenes", number, tracking_uri=url, into=production).to_version == number
         assert rollback(production, tracking_uri=url).to_version == 1
+        assert {move.by for move in history(production, tracking_uri=url)} == {"pia"}
         with denied():
             connect(url).delete_registered_model(production)
 

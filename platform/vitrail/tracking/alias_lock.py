@@ -32,9 +32,8 @@ class AliasBusyError(VitrailError):
 
     def __str__(self) -> str:
         return (
-            f"{self.alias} of {self.name} is being moved by {self.by} since {self.since}; "
-            "if that was interrupted, the same command succeeds in a minute; on a server with names, for them or for an "
-            "administrator"
+            f"{self.alias} of {self.name} is being moved by {self.by} since {self.since}; if that was interrupted, the "
+            "same command succeeds in a minute (on a server with names: theirs, or an administrator's)"
         )
 
 
