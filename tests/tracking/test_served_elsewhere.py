@@ -1,4 +1,4 @@
-"""A registered version where there is nothing but what it asks for: in an environment of its own, and behind a server."""
+"""A registered version where nothing is but what it asks for: in an environment of its own, and behind a server."""
 
 import base64
 import json
