@@ -219,6 +219,7 @@ def test_verdict_is_a_page_among_the_files_of_the_model(page, site):
     page.get_by_text(re.compile(r"champion-\w+\.html")).click()
     verdict = page.frame_locator("iframe").get_by_text("Every rule holds.")
     verdict.wait_for(state="visible")
+    assert page.get_by_text("Not registered").count() == 0  # what MLflow says of a model that knows of no version
 
 
 def test_page_of_a_sweep_shows_the_decision_and_its_report(page, site):

@@ -7,7 +7,7 @@ its model. So where trainers and promoters are different people, promotion copie
 from typing import Any
 
 from vitrail.tracking.environment import as_default, connect, error_code, retry
-from vitrail.tracking.registration import check_name
+from vitrail.tracking.registration import check_name, link_version
 from vitrail.tracking.registry import WEIGHTS_TAG, Version, list_models, show
 
 COPIED_TAG = "vitrail.copied_from"
@@ -35,6 +35,7 @@ def copy_version(version: Version, into: str, *, tracking_uri: str) -> Version:
                 description=version.description,
                 model_id=version.model_id,
             )
+        link_version(client, str(version.model_id), into, int(copy.version))
         return int(copy.version)
 
     number = retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)

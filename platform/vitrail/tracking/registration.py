@@ -62,6 +62,16 @@ def register(
     return show(name, tracking_uri=tracking_uri, version=str(number))
 
 
+def link_version(client: Any, model_id: str, name: str, number: int) -> None:
+    """Let the logged model's page name the version. MLflow's server does so by itself, a local store does not."""
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    tag = client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS)
+    known, this = json.loads(tag or "[]"), {"name": name, "version": str(number)}
+    if not any(str(each["version"]) == str(number) and each["name"] == name for each in known):
+        client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*known, this])})
+
+
 def check_name(name: str) -> None:
     """Raise a `UsageError` unless MLflow takes the name for a registered model, in addresses too."""
     if not re.fullmatch(r"[^/:.%\"']{1,250}", name):
@@ -101,6 +111,7 @@ class _Registration:
             )
         created = self._version()
         assert created is not None, "a version that was just created is found by its tag"
+        link_version(self.client, model_id, self.name, created)
         return created
 
     @property
