@@ -65,7 +65,7 @@ def test_wrong_commands_end_with_2_and_a_way_out(store_with_models, arguments, m
     assert "Traceback" not in result.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["ctrl-c", "kill"])
 def test_ui_serves_the_local_store_until_interrupted(store_with_models, tmp_path, how):
     root = Path(store_with_models.removeprefix("sqlite:///")).parent

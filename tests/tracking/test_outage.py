@@ -103,6 +103,7 @@ def test_files_that_cannot_be_stored_do_not_hold_up_the_metrics(server, tmp_path
     assert [entry.path for entry in connect(server.url).list_artifacts(tracker.run_id)] == ["notes.txt"]
 
 
+@pytest.mark.long
 def test_registration_waits_for_a_server_that_comes_back(server, make_checkpoint, tmp_path):
     server.start()
     checkpoint = make_checkpoint()
@@ -119,6 +120,7 @@ def test_registration_waits_for_a_server_that_comes_back(server, make_checkpoint
     assert get_model("streets", tracking_uri=server.url).aliases == {"champion": 1}
 
 
+@pytest.mark.long
 def test_server_killed_in_the_middle_of_a_registration_leaves_one_whole_version(server, true_checkpoint, tmp_path):
     server.start()
     with ThreadPoolExecutor(1) as pool:
@@ -139,6 +141,7 @@ def test_server_killed_in_the_middle_of_a_registration_leaves_one_whole_version(
     assert (folder / "data" / "model.safetensors").stat().st_size > 10_000_000
 
 
+@pytest.mark.long
 def test_promotions_at_once_through_a_server_have_one_winner(server, make_checkpoint):
     server.start()
     for seed, miou in enumerate((0.5, 0.6, 0.7)):

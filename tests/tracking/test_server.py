@@ -266,7 +266,7 @@ def test_people_are_told_once_how_to_sign_in_and_may_get_a_second_role(guarded, 
         assert "only an administrator" in add("mallory", "--role", "promoter", "--models", "roads", code=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_24_trials_at_once_lose_nothing_on_sqlite(folder, tmp_path):
     started = Started(folder())
     try:
@@ -305,7 +305,7 @@ def test_24_trials_at_once_lose_nothing_on_postgresql(database, tmp_path):
         assert_complete(cursor.fetchall())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_postgresql_is_asked_before_the_server_starts(database, tmp_path, monkeypatch):
     file = tmp_path / "address"
     file.write_text(f"{database.uri(scheme='postgres')}\n")
@@ -328,7 +328,7 @@ def test_postgresql_is_asked_before_the_server_starts(database, tmp_path, monkey
     assert "something" not in result.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_server_that_dies_by_itself_ends_with_1(folder):
     started = Started(folder())
     try:
@@ -340,7 +340,7 @@ def test_server_that_dies_by_itself_ends_with_1(folder):
     assert "ended by itself" in started.log.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_before_the_server_is_up_leaves_nothing_behind(folder):
     root, port = folder(), free_port()
     process = subprocess.Popen(
