@@ -109,6 +109,18 @@ def test_changed_weights_are_never_promoted(ray_session: None, root: Path) -> No
 
 
 @pytest.mark.long
+def test_champion_whose_files_are_gone_gives_way_by_force_alone(ray_session: None, root: Path) -> None:
+    vitrail(root, "promote", NAME, "1")
+    model_id = show(NAME, version="1", tracking_uri=default_tracking_uri(root)).model_id
+    (folder,) = (root / "artifacts").rglob(f"{model_id}/artifacts")
+    shutil.rmtree(folder)
+    shutil.rmtree(root / "models")
+    refused = vitrail(root, "promote", NAME, "2", code=1)
+    assert "the champion cannot be evaluated" in refused and "champion evaluated: on none of 16 images" in refused
+    assert "against the gate" in vitrail(root, "promote", NAME, "2", "--force", "--reason", "its files are gone")
+
+
+@pytest.mark.long
 def test_data_that_is_gone_is_to_be_named(ray_session: None, scenes: Path, root: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(scenes, tmp_path / "moved")
     hidden = scenes.rename(scenes.parent / "hidden")

@@ -135,6 +135,8 @@ def test_promotion_into_production_copies_the_version_and_moves_that_models_alia
     give(NAME, 2, tracking_uri=versions, into="streets-production", force=True, reason="4 is slow")
     assert [version.number for version in get_model("streets-production", tracking_uri=versions).versions] == [2, 1]
     assert champion(versions, "streets-production") == 1
+    again = show("streets-production", version="1", tracking_uri=versions)
+    assert again.tags["vitrail.gate.verdict"] == "fail"  # the last one, not the one that it was copied with
 
 
 def test_rollback_goes_back_one_champion_at_a_time(versions):

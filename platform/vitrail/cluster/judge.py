@@ -82,17 +82,25 @@ def judge(
 ) -> Verdict:
     """The gate's verdict on a case. Ray must be started; fetched models are kept in `root`.
 
+    A champion that cannot be evaluated, its files being gone, say, fails the rules that are about it.
+
     Raises:
-        UsageError: a version's classes are not those of the data set.
-        CheckpointError: a version's files are missing or changed.
+        UsageError: the candidate's classes are not those of the data set.
+        CheckpointError: the candidate's files are missing or changed.
     """
     bench = _Bench(case, root, tracking_uri, workers, gpus_per_worker)
-    versions = [each for each in (case.candidate, case.champion) if each is not None]
-    evaluations = [bench.evaluation(each) for each in versions]
-    if len({evaluation.cost.device for evaluation in evaluations}) > 1:  # figures of two machines do not compare
-        evaluations = [bench.evaluation(each, cost_anew=True) for each in versions]
-    candidate, *champion = [_evidence(*pair) for pair in zip(versions, evaluations, strict=True)]
-    return decide(candidate, champion[0] if champion else None, case.judged_on, rules or GateRules())
+    candidate, champion = bench.evaluation(case.candidate), None
+    if case.champion is not None:
+        try:
+            champion = bench.evaluation(case.champion)
+        except (DataError, UsageError) as error:  # a champion that is broken must not stand in the way for ever
+            print(f"warning: the champion cannot be evaluated: {error}", file=sys.stderr)
+    if case.champion and champion and champion.cost.device != candidate.cost.device:
+        # Figures of two machines do not compare.
+        candidate = bench.evaluation(case.candidate, cost_anew=True)
+        champion = bench.evaluation(case.champion, cost_anew=True)
+    before = None if case.champion is None else _evidence(case.champion, champion)
+    return decide(_evidence(case.candidate, candidate), before, case.judged_on, rules or GateRules())
 
 
 class _Bench:
@@ -116,6 +124,7 @@ class _Bench:
             stored = None
         if stored is not None:
             return replace(stored, cost=self.cost(described.recipe)) if cost_anew else stored
+        print(f"evaluating {version.uri} on the validation images of {self._data}", flush=True)
         counts = evaluate_model(
             segmentor,
             described,
@@ -155,7 +164,7 @@ def _key(version: Version, fingerprint: str, recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _evidence(version: Version, evaluation: Evaluation) -> Evidence:
+def _evidence(version: Version, evaluation: Evaluation | None) -> Evidence:
     tags = version.tags
     lineage = Lineage(
         recipe=tags.get("vitrail.recipe"),
@@ -166,5 +175,9 @@ def _evidence(version: Version, evaluation: Evaluation) -> Evidence:
         weights_sha256=tags.get(WEIGHTS_TAG),
     )
     return Evidence(
-        name=version.name, version=version.number, lineage=lineage, counts=evaluation.counts, cost=evaluation.cost
+        name=version.name,
+        version=version.number,
+        lineage=lineage,
+        counts=evaluation.counts if evaluation else None,
+        cost=evaluation.cost if evaluation else None,
     )

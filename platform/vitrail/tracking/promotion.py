@@ -95,8 +95,9 @@ def promote(
         current = _aliased(target, alias, tracking_uri)
         number = candidate.number
         if target != candidate.name:
-            judged = show(candidate.name, tracking_uri=tracking_uri, version=str(candidate.number))  # with its verdict
-            number = copy_version(judged, target, tracking_uri=tracking_uri).number
+            copy = copy_version(candidate, target, tracking_uri=tracking_uri)
+            report.tag(copy, tracking_uri)
+            number = copy.number
         if current == number:
             raise UsageError(f"{target} version {number} is {alias} already")
         if current != expected:
@@ -210,18 +211,29 @@ class _Report:
             files={"json": json.dumps(whole, indent=2), "html": render_verdict(verdict)},
         )
 
-    def write(self, candidate: Version, tracking_uri: str) -> None:
-        """On the version: as tags, and as files that are never replaced."""
+    def tag(self, version: Version, tracking_uri: str) -> None:
+        """On a version, as tags that replace those of an earlier verdict."""
         client = connect(tracking_uri)
 
         def call() -> None:
             for key, value in self.tags.items():
-                client.set_model_version_tag(candidate.name, str(candidate.number), key, value)
-            if candidate.model_id is not None:
-                with tempfile.TemporaryDirectory() as aside:
-                    for suffix, text in self.files.items():
-                        (Path(aside) / f"{self.stem}.{suffix}").write_text(text)
-                    client.log_model_artifacts(candidate.model_id, aside, "gate")
+                client.set_model_version_tag(version.name, str(version.number), key, value)
+
+        retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
+
+    def write(self, candidate: Version, tracking_uri: str) -> None:
+        """On the version that was judged: as tags, and as files that are never replaced."""
+        self.tag(candidate, tracking_uri)
+        model_id = candidate.model_id
+        if model_id is None:
+            return
+        client = connect(tracking_uri)
+
+        def call() -> None:
+            with tempfile.TemporaryDirectory() as aside:
+                for suffix, text in self.files.items():
+                    (Path(aside) / f"{self.stem}.{suffix}").write_text(text)
+                client.log_model_artifacts(model_id, aside, "gate")
 
         retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
 
