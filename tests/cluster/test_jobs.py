@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SECRET = "hunter22-hunter22"
 SCRIPTS = {
     "say": "import os\nprint('I am', os.environ['VITRAIL_JOB'], 'of', os.environ['VITRAIL_JOB_OWNER'])\n",
-    "fail": "import sys\nprint('run x: failed on rank 1')\nprint('error: rank 1: boom')\nsys.exit(7)\n",
+    "fail": "import sys\nprint('x: failed on rank 1')\nprint('error: rank 1: boom')\nsys.exit(7)\n",
     "crash": "raise ValueError('no such scene')\n",
     "misused": "import sys\nprint('error: no such thing')\nsys.exit(2)\n",
     # Prints that it begins, and ends when it is told to, after what takes longer than nothing.
@@ -221,21 +221,18 @@ def test_address_that_nobody_answers_and_unknown_name_are_explained(cluster: Clu
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
 
 
+def train(cluster: Cluster, data: Path, *options: str, name: str, steps: int, lr: float = 1e-3) -> tuple[int, str]:
+    """Send the training of a tiny model on two workers."""
+    changes = ["global_batch=4", "schedule.warmup_steps=1", "transforms.scale=[256, 64]", "transforms.crop_size=64"]
+    changes += ["model.backbone.img_size=64", f"val_interval={steps}", f"schedule.peak_lr={lr}"]
+    script = [cluster.checkout / "jobs/train.py", "upernet_vit-nano_mln_128x128_1k", "--data", data, "--name", name]
+    sets = [part for change in changes for part in ("--set", change)]
+    return cluster.run("submit", *options, *script, "--workers", 2, "--steps", steps, *sets)
+
+
 @pytest.mark.long
 def test_training_as_a_job_is_stopped_with_a_checkpoint_and_found_in_mlflow(cluster: Cluster, tiny_data: Path) -> None:
-    tiny = ["global_batch=4", "schedule.warmup_steps=1", "transforms.scale=[256, 64]", "transforms.crop_size=64"]
-    tiny += ["model.backbone.img_size=64", "total_steps=4000", "val_interval=4000"]
-    script = [
-        cluster.checkout / "jobs/train.py",
-        "upernet_vit-nano_mln_128x128_1k",
-        "--data",
-        tiny_data,
-        "--name",
-        "run",
-    ]
-    code, output = cluster.run(
-        "submit", *script, "--workers", 2, *(part for change in tiny for part in ("--set", change))
-    )
+    code, output = train(cluster, tiny_data, name="run", steps=4000)
     assert code == 0, output
     cluster.wait_until("run", lambda log: "/4000  training  loss" in log)
     assert cluster.run("stop", "run") == (0, "run: STOPPED\n")
@@ -249,18 +246,7 @@ def test_training_as_a_job_is_stopped_with_a_checkpoint_and_found_in_mlflow(clus
 
 @pytest.mark.long
 def test_training_that_fails_on_a_cluster_says_on_which_rank(cluster: Cluster, tiny_data: Path) -> None:
-    script = [
-        cluster.checkout / "jobs/train.py",
-        "upernet_vit-nano_mln_128x128_1k",
-        "--data",
-        tiny_data,
-        "--workers",
-        2,
-    ]
-    changes = ["global_batch=4", "schedule.warmup_steps=1", "schedule.peak_lr=1e30", "transforms.crop_size=64"]
-    changes += ["model.backbone.img_size=64", "transforms.scale=[256, 64]", "total_steps=20"]
-    options = [part for change in changes for part in ("--set", change)]
-    code, output = cluster.run("submit", "--name", "diverging", "--follow", *script, *options)
+    code, output = train(cluster, tiny_data, "--follow", name="diverging", steps=20, lr=1e30)
     assert code == 1
     assert "error      failed on rank " in output
-    assert "NaN or infinite" in output
+    assert "is NaN or infinite" in output
