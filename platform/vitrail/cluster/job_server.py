@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
@@ -66,14 +67,16 @@ def explained(address: str) -> Iterator[None]:
     """Say in our words that a cluster does not answer, or not to us."""
     try:
         yield
-    except (ConnectionError, requests.RequestException) as error:
-        raise ClusterUnreachableError(
-            address, f"nothing answers ({type(error).__name__}); `ray dashboard cluster.yaml` opens the way to it"
-        ) from None
     except AuthenticationError:
         raise ClusterUnreachableError(
             address, "it refuses the token, or there is none: ~/.ray/auth_token must hold that of the cluster's nodes"
         ) from None
+    except (ConnectionError, requests.RequestException, aiohttp.ClientError) as error:
+        raise ClusterUnreachableError(
+            address, f"nothing answers ({type(error).__name__}); `ray dashboard cluster.yaml` opens the way to it"
+        ) from None
+    except RuntimeError as error:  # how Ray's client reports every other answer than yes, and a broken connection
+        raise ClusterUnreachableError(address, str(error).splitlines()[0]) from None
 
 
 def token_header() -> dict[str, str]:

@@ -18,7 +18,7 @@ from ray.job_submission import JobSubmissionClient
 
 from vitrail.cluster import stop_pending
 from vitrail.cluster.job_request import JobRequest
-from vitrail.cluster.job_server import ClusterUnreachableError, connect, explained
+from vitrail.cluster.job_server import connect, explained
 from vitrail.errors import UnknownNameError, UsageError, VitrailError
 
 _LIVE = ("PENDING", "RUNNING")
@@ -128,8 +128,8 @@ class Jobs:
                 )
             except RuntimeError as error:
                 if "already exists" in str(error):
-                    raise NameInUseError(request.name, "another") from None
-                raise ClusterUnreachableError(self.address, str(error).splitlines()[0]) from None
+                    raise NameInUseError(request.name, "somebody") from None
+                raise
         return self._read(job_id)
 
     def all(self) -> list[Job]:
@@ -158,7 +158,7 @@ class Jobs:
             return str(self._client.get_job_logs(job.id))
 
     def follow(self, job: Job, show: Callable[[str], None]) -> Job:
-        """Show what the job prints until it ends, and return how it ended."""
+        """Show what the job prints until it ends, and return how it ended; a job that cannot be followed goes on."""
 
         async def tail() -> None:
             async for text in self._client.tail_job_logs(job.id):
