@@ -39,8 +39,8 @@ def judged(labelled: np.ndarray, *, skill: float | np.ndarray = 1.0, seed: int =
 
 def evidence(counts: ImageCounts | None, *, version: int = 2, **changes: object) -> Evidence:
     """A version with a complete lineage, but for `changes` to it or to its cost."""
-    cost = changes.pop("cost", COST)
-    return Evidence(name="streets", version=version, lineage=replace(LINEAGE, **changes), counts=counts, cost=cost)
+    name, cost = str(changes.pop("name", "streets")), changes.pop("cost", COST)
+    return Evidence(name=name, version=version, lineage=replace(LINEAGE, **changes), counts=counts, cost=cost)
 
 
 def judged_on(images: int = 40, fingerprint: str = "f" * 32) -> JudgedOn:

@@ -18,6 +18,7 @@ FORBIDDEN = {
     "vitrail.data.doctor.preview": {"ray", "mlflow", "vitrail.models", "vitrail.evaluation"},
     "vitrail.data.stream": {"ray", "mlflow", "vitrail.models", "vitrail.training", "vitrail.evaluation"},
     "vitrail.evaluation.predictor": {"ray", "mlflow", "vitrail.training", "vitrail.cluster", "vitrail.tracking"},
+    "vitrail.evaluation.onnx_export": {"ray", "mlflow", "onnx", "onnxruntime", "vitrail.training", "vitrail.tracking"},
     "vitrail.evaluation.split": {"ray", "mlflow", "vitrail.training", "vitrail.cluster", "vitrail.tracking"},
     "vitrail.training.checkpoint": {"ray", "mlflow", "vitrail.cluster", "vitrail.tracking"},
     "vitrail.tracking.registry": {"ray", "vitrail.cluster"},

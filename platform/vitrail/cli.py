@@ -1,4 +1,4 @@
-"""The `vitrail` command: recipes, weights, models, jobs on a cluster and MLflow's pages.
+"""The `vitrail` command: recipes, weights, models, runs, jobs on a cluster, and MLflow's server and pages.
 
 Training and sweeps are job scripts under `jobs/`, data programs are under `pipelines/`: they are run by path, here or
 on a cluster.
@@ -12,9 +12,10 @@ from rich.table import Table
 
 from vitrail import __version__
 from vitrail.cli_jobs import JOB_COMMANDS
-from vitrail.cli_models import models_app, ui
+from vitrail.cli_models import models_app
 from vitrail.cli_promotion import COMMANDS
 from vitrail.cli_runs import runs_app
+from vitrail.cli_server import server_app, ui
 from vitrail.cli_weights import weights_app
 from vitrail.config import override
 from vitrail.errors import exit_codes
@@ -24,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, track
 app.add_typer(models_app, name="models", help="Registered models: browse, promote, roll back.")
 app.add_typer(weights_app, name="weights", help="Weights of mmsegmentation, timm and safetensors, in and out.")
 app.add_typer(runs_app, name="runs", help="Training runs of a folder.")
+app.add_typer(server_app, name="server", help="MLflow's server, for one person or for several.")
 app.command("ui")(ui)
 for _name, _command in JOB_COMMANDS.items():
     # What follows the script is the script's own.

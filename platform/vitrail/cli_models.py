@@ -1,8 +1,5 @@
-"""`vitrail models` and `vitrail ui`: registered models, and MLflow's own pages on the local store."""
+"""`vitrail models`: registered models."""
 
-import signal
-import socket
-import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +8,14 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from vitrail.cli_export import export
 from vitrail.errors import UsageError, exit_codes
 from vitrail.tracking.promotion import CHAMPION, VERDICT_TAG
 from vitrail.tracking.registry import Model, Version, get_model, list_models, show
-from vitrail.tracking.server import server_command, server_environment
-from vitrail.tracking.store import default_tracking_uri, ensure_store
+from vitrail.tracking.store import default_tracking_uri
 
 models_app = typer.Typer(no_args_is_help=True, add_completion=False)
+models_app.command("export")(export)
 
 TrackingUri = Annotated[
     str | None,
@@ -59,36 +57,12 @@ def show_command(
         console.print(Markdown(found.description))
 
 
-def ui(
-    root: Root = _RUNS,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
-) -> None:
-    """Open MLflow's pages on the local store, until interrupted."""
-    with exit_codes():
-        uri = _existing(root)
-        _check_port(port)
-        ensure_store(uri)
-        print("MLflow needs some seconds to start; stop it with Ctrl-C")
-        # Without the parameter, MLflow 3.17 opens its pages for language models.
-        print(f"  runs    http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
-        print(f"  models  http://127.0.0.1:{port}/#/models", flush=True)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive a plain `kill`
-        command = server_command(uri, artifacts=root / "artifacts", port=port)
-        with subprocess.Popen(command, env=server_environment()) as server:
-            try:
-                code = server.wait()
-            except KeyboardInterrupt:
-                server.terminate()
-                code = 0
-        raise SystemExit(code)
-
-
 def store_address(tracking_uri: str | None, root: Path) -> str:
     """The server that was named, or the local store, which must exist."""
-    return tracking_uri or _existing(root)
+    return tracking_uri or existing_store(root)
 
 
-def _existing(root: Path) -> str:
+def existing_store(root: Path) -> str:
     """The address of the store in `root`; looking at models must not create an empty store in the wrong folder."""
     if not (root / "mlflow.db").exists():
         raise UsageError(
@@ -96,15 +70,6 @@ def _existing(root: Path) -> str:
             "or a server with --tracking-uri or MLFLOW_TRACKING_URI"
         )
     return default_tracking_uri(root)
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise UsageError(f"port {port} is in use; choose another with --port") from None
 
 
 def _console() -> Console:

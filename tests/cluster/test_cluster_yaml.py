@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from typer.testing import CliRunner
 
+from vitrail.cli import app
 from vitrail.cluster.runtime import HEALTH_CHECKS
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +90,16 @@ def test_mlflow_runs_on_postgresql_and_asks_for_names(raw: dict[str, Any]) -> No
     assert "--backend 'postgresql+psycopg2:///mlflow" in server
     assert "--auth;" in server
     assert "MLFLOW_TRACKING_URI=http://" in start_of_ray(raw, "head")
+
+
+def test_options_of_mlflows_server_are_those_that_it_has(raw: dict[str, Any]) -> None:
+    (command,) = [command for command in commands(raw, "head_start_ray") if "vitrail server start" in command]
+    for name in ("start", "add-user"):
+        (used,) = re.findall(rf"vitrail server {name} (.*?)(?:;|\|\|)", command)
+        known = CliRunner().invoke(app, ["server", name, "--help"], env={"COLUMNS": "200"}).output
+        options = re.findall(r"--[a-z-]+", used)
+        assert options
+        assert not [option for option in options if option not in known]
 
 
 def test_no_secret_is_written_down(raw: dict[str, Any]) -> None:

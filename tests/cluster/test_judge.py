@@ -88,6 +88,7 @@ def test_better_version_takes_the_place_of_a_poor_one_and_not_the_other_way_roun
     assert "version 2 is champion again" in vitrail(root, "rollback", NAME)
 
 
+@pytest.mark.long
 def test_stored_evaluation_that_was_changed_is_made_again(ray_session: None, root: Path) -> None:
     vitrail(root, "promote", NAME, "1")
     kept = evaluations(root, "1")
@@ -107,6 +108,7 @@ def test_changed_weights_are_never_promoted(ray_session: None, root: Path) -> No
     assert "does not match its checksum" in vitrail(root, "promote", NAME, "2", code=1)
 
 
+@pytest.mark.long
 def test_data_that_is_gone_is_to_be_named(ray_session: None, scenes: Path, root: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(scenes, tmp_path / "moved")
     hidden = scenes.rename(scenes.parent / "hidden")

@@ -1,5 +1,6 @@
 """The whole life of a model in small: every stage of the demo, and what it leaves in MLflow and on disk."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from vitrail.checkpoint import CHECKPOINTS, read_info
+from vitrail.data.codec import decode_raw_label
+from vitrail.revision import code_revision
 from vitrail.tracking.environment import connect
 from vitrail.tracking.promotion import history
-from vitrail.tracking.registry import resolve
+from vitrail.tracking.registry import download, resolve
 from vitrail.tracking.store import default_tracking_uri
 
 Run = Callable[..., tuple[int, str]]
@@ -70,6 +73,24 @@ def test_champion_is_the_best_checkpoint_of_the_run(demo: tuple[Path, str]) -> N
     best = max(info.scores.mIoU for info in checkpoints if info.scores)
     assert float(champion.tags["vitrail.mIoU"]) == pytest.approx(best)
     assert [move.to_version for move in history("demo-scenes", tracking_uri=uri)] == [1]
+    assert champion.tags["vitrail.code"] == code_revision()
+    assert champion.tags["vitrail.data_uri"] == str(root / "data")
+
+
+@pytest.mark.slow
+def test_champion_comes_with_pictures_and_predicts_in_mlflow_as_the_pipeline_does(demo: tuple[Path, str]) -> None:
+    root, uri = demo[0], default_tracking_uri(demo[0])
+    champion = resolve("models:/demo-scenes@champion", tracking_uri=uri)
+    folder = download(champion.uri, root / "models" / "demo-scenes-v1", tracking_uri=uri)
+    assert len(list((folder / "pictures").glob("*.jpg"))) == champion.description.count("![") == 4
+
+    from mlflow.pyfunc import load_model
+
+    image = min((root / "scenes" / "images" / "validation").iterdir())
+    answer = load_model(str(folder)).predict({"image": [image.read_bytes()]})
+    written = (root / "predictions" / "labels" / f"{image.stem}.png").read_bytes()
+    predicted = base64.b64decode(answer["label_map_png"][0])
+    np.testing.assert_array_equal(decode_raw_label(predicted), decode_raw_label(written))
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from vitrail.tracking.server import server_command, server_environment
+from vitrail.tracking.backend import sqlite_backend
+from vitrail.tracking.server import ServerConfig, artifact_destination
 
 
 class Server:
@@ -23,9 +24,11 @@ class Server:
 
     def start(self) -> None:
         log = (self.root / "server.log").open("ab")
-        command = server_command(f"sqlite:///{self.root}/mlflow.db", artifacts=self.root / "artifacts", port=self.port)
+        config = ServerConfig(
+            backend=sqlite_backend(self.root), artifacts=artifact_destination(self.root, None), port=self.port
+        )
         self._process = subprocess.Popen(
-            command, env=server_environment(), stdout=log, stderr=log, start_new_session=True
+            config.command(), env=config.environment(), stdout=log, stderr=log, start_new_session=True
         )
         wait_until_healthy(self.url, self._process)
 

@@ -14,13 +14,16 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from mlflow_server import Server
+from sample_sweep import sweep_of_necks
 from tiny_checkpoint import CLASSES, write_checkpoint
 from verdicts import give
 
 from vitrail.evaluation.pictures import prediction_panel
+from vitrail.sweep.page import render_report
 from vitrail.tracking.environment import connect
 from vitrail.tracking.registration import register
 from vitrail.tracking.store import default_tracking_uri
+from vitrail.tracking.sweep_report import log_sweep
 from vitrail.tracking.tracker import start_run
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -47,17 +50,20 @@ class Site:
     url: str
     experiment_id: str
     run_id: str
+    sweep_experiment_id: str
+    sweep_run_id: str
 
 
 @pytest.fixture(scope="module")
 def site(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("site")
     shutil.copy(empty_store, root / "mlflow.db")
-    run_id = fill(root)
+    run_ids = fill(root), fill_sweep(default_tracking_uri(root), root)
     server = Server(root)
     server.start()
     try:
-        yield Site(server.url, connect(server.url).get_run(run_id).info.experiment_id, run_id)
+        found = [(connect(server.url).get_run(run_id).info.experiment_id, run_id) for run_id in run_ids]
+        yield Site(server.url, *found[0], *found[1])
     finally:
         server.kill()
 
@@ -88,6 +94,28 @@ def fill(root: Path) -> str:
     version = register(checkpoint, name="streets", run_id=tracker.run_id, tracking_uri=uri, pictures=pictures)
     give("streets", version.number, tracking_uri=uri)
     return tracker.run_id
+
+
+def fill_sweep(uri: str, root: Path) -> str:
+    """Log a sweep of three necks whose trials are runs of their own; returns its run's id."""
+    sweep = sweep_of_necks({"none": [0.40, 0.42], "mln": [0.52, 0.53], "ln_mln": [0.51, 0.55]})
+    parent = start_run(tracking_uri=uri, experiment="sweeps", run_name="necks", run_key="necks", folder=root / "necks")
+    log_sweep(parent, sweep, render_report(sweep).encode())
+    for trial in sweep.trials:
+        child = start_run(
+            tracking_uri=uri,
+            experiment="sweeps",
+            run_name=trial.name,
+            run_key=trial.name,
+            parent_run_key="necks",
+            folder=root / trial.name,
+        )
+        for score in trial.scores:
+            child.log_metrics({"val/mIoU": score.miou}, score.step)
+        assert child.finish()
+    assert parent.finish()
+    assert parent.run_id is not None
+    return parent.run_id
 
 
 def street(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,6 +209,35 @@ def test_version_page_shows_the_model_card_and_the_verdict(page, site):
     page.goto(f"{site.url}/#/models/streets/versions/1")
     for text in ("50.00%", "does not occur", "random weights", "0123abc+changes", "vitrail.gate.verdict"):
         see(page, text)
+
+
+def test_verdict_is_a_page_among_the_files_of_the_model(page, site):
+    (version,) = connect(site.url).search_model_versions("name = 'streets'")
+    model_id = version.source.removeprefix("models:/")
+    page.goto(f"{site.url}/#/experiments/{site.experiment_id}/models/{model_id}/artifacts")
+    page.get_by_text("gate", exact=True).click()
+    page.get_by_text(re.compile(r"champion-\w+\.html")).click()
+    verdict = page.frame_locator("iframe").get_by_text("Every rule holds.")
+    verdict.wait_for(state="visible")
+    assert page.get_by_text("Not registered").count() == 0  # what MLflow says of a model that knows of no version
+
+
+def test_page_of_a_sweep_shows_the_decision_and_its_report(page, site):
+    where = f"{site.url}/#/experiments/{site.sweep_experiment_id}/runs/{site.sweep_run_id}"
+    page.goto(f"{where}?workflowType=machine_learning")
+    for text in ("necks", "best/val_mIoU", re.compile("the highest mean mIoU")):
+        see(page, text)
+    page.goto("about:blank")  # only the part after the # differs
+    page.goto(f"{where}/artifacts/report.html?workflowType=machine_learning")
+    page.frame_locator("iframe").get_by_text("What was tried").wait_for(state="visible")
+
+
+def test_runs_of_a_sweep_stand_under_it(page, site):
+    page.goto(f"{site.url}/#/experiments/{site.sweep_experiment_id}/runs?workflowType=machine_learning")
+    see(page, "necks")
+    page.locator(".ag-row").filter(has_text="necks").get_by_role("button").first.click()
+    for trial in ("none-seed0", "ln_mln-seed1"):
+        see(page, trial)
 
 
 def test_version_page_shows_the_pictures_of_the_model(page, site):

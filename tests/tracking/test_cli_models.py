@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from verdicts import give
 
 from vitrail.cli import app
-from vitrail.cli_models import ui
+from vitrail.cli_server import ui
 from vitrail.tracking.environment import connect
 from vitrail.tracking.registry import list_models
 
@@ -65,12 +65,12 @@ def test_wrong_commands_end_with_2_and_a_way_out(store_with_models, arguments, m
     assert "Traceback" not in result.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["ctrl-c", "kill"])
 def test_ui_serves_the_local_store_until_interrupted(store_with_models, tmp_path, how):
     root = Path(store_with_models.removeprefix("sqlite:///")).parent
     port = free_port()
-    command = [sys.executable, "-c", "from vitrail.cli_models import ui; import typer; typer.run(ui)"]
+    command = [sys.executable, "-c", "from vitrail.cli_server import ui; import typer; typer.run(ui)"]
     process = subprocess.Popen(
         [*command, "--root", str(root), "--port", str(port)],
         start_new_session=True,

@@ -3,12 +3,14 @@
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mlflow_server import Server
-from verdicts import give
+from verdicts import give, verdict_on
 
 from vitrail.tracking.environment import TrackingError, connect
+from vitrail.tracking.promotion import LostRaceError, history, promote
 from vitrail.tracking.registration import register
 from vitrail.tracking.registry import download, get_model, list_models
 from vitrail.tracking.tracker import MlflowTracker, start_run
@@ -101,6 +103,7 @@ def test_files_that_cannot_be_stored_do_not_hold_up_the_metrics(server, tmp_path
     assert [entry.path for entry in connect(server.url).list_artifacts(tracker.run_id)] == ["notes.txt"]
 
 
+@pytest.mark.long
 def test_registration_waits_for_a_server_that_comes_back(server, make_checkpoint, tmp_path):
     server.start()
     checkpoint = make_checkpoint()
@@ -115,6 +118,43 @@ def test_registration_waits_for_a_server_that_comes_back(server, make_checkpoint
     folder = download("models:/streets@champion", tmp_path / "fetched", tracking_uri=server.url)
     assert (folder / "data" / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
     assert get_model("streets", tracking_uri=server.url).aliases == {"champion": 1}
+
+
+@pytest.mark.long
+def test_server_killed_in_the_middle_of_a_registration_leaves_one_whole_version(server, true_checkpoint, tmp_path):
+    server.start()
+    with ThreadPoolExecutor(1) as pool:
+        registering = pool.submit(register, true_checkpoint, name="streets", tracking_uri=server.url, timeout_s=240)
+        while not (server.root / "artifacts").exists() or not list((server.root / "artifacts").rglob("m-*")):
+            assert not registering.done()
+        server.kill()
+        assert not registering.done()
+        server.start()
+        assert registering.result().number == 1
+
+    client = connect(server.url)
+    (version,) = client.search_model_versions("name = 'streets'")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (model,) = client.search_logged_models(experiments)
+    assert (version.source, str(model.status)) == (f"models:/{model.model_id}", "READY")
+    folder = download("models:/streets/1", tmp_path / "fetched", tracking_uri=server.url)  # compares every checksum
+    assert (folder / "data" / "model.safetensors").stat().st_size > 10_000_000
+
+
+@pytest.mark.long
+def test_promotions_at_once_through_a_server_have_one_winner(server, make_checkpoint):
+    server.start()
+    for seed, miou in enumerate((0.5, 0.6, 0.7)):
+        register(make_checkpoint(f"c{seed}", seed=seed, miou=miou), name="streets", tracking_uri=server.url)
+    give("streets", 1, tracking_uri=server.url)
+    verdicts = [verdict_on("streets", number, tracking_uri=server.url) for number in (2, 3)]
+    with ThreadPoolExecutor(2) as pool:
+        racing = [pool.submit(promote, verdict, tracking_uri=server.url) for verdict in verdicts]
+    errors = [attempt.exception() for attempt in racing]
+    assert sorted(type(error) for error in errors if error) == [LostRaceError]
+    (won,) = [attempt.result() for attempt, error in zip(racing, errors, strict=True) if error is None]
+    assert get_model("streets", tracking_uri=server.url).aliases == {"champion": won.to_version}
+    assert [move.to_version for move in history("streets", tracking_uri=server.url)] == [1, won.to_version]
 
 
 def test_registry_without_a_server_gives_up_in_time_and_says_so(server):

@@ -32,7 +32,7 @@ def verdict_on(
 def made_up(name: str, version: int, tracking_uri: str) -> Evidence:
     found = show(name, version=str(version), tracking_uri=tracking_uri)
     counts = judged(SCENES, skill=20 * float(found.tags["vitrail.mIoU"]) - 10, seed=version)
-    return evidence(counts, version=version, weights_sha256=found.tags[WEIGHTS_TAG])
+    return evidence(counts, name=name, version=version, weights_sha256=found.tags[WEIGHTS_TAG])
 
 
 def give(

@@ -7,7 +7,6 @@ from vitrail.cluster.launch import plan_run
 from vitrail.cluster.probe import measure_costs
 from vitrail.cluster.sweep_plan import SweepConfig, forecast, known_recipes
 from vitrail.cluster.trainer import TrainResult, read_result, register_best, train
-from vitrail.cluster.tuner import REPORT_FILE
 from vitrail.config import RunConfig
 from vitrail.recipes import get_recipe
 from vitrail.sweep.decision import Decision, decide
@@ -15,6 +14,7 @@ from vitrail.sweep.record import Cost, SweepRecord
 from vitrail.sweep.space import apply
 from vitrail.sweep.statistics import ranked_labels, summarise
 from vitrail.tracking.registry import Version
+from vitrail.tracking.sweep_report import REPORT_FILE
 
 _OF_THE_SWEEP = ("steps",)
 """Choices that a full-length training does not take over: it has a length of its own."""

@@ -9,7 +9,6 @@ print(decide(record).reason)
 import os
 import signal
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,16 +22,11 @@ from vitrail.cluster.sweep_progress import show_sweep
 from vitrail.cluster.sweep_recorder import Recorder
 from vitrail.cluster.tune_stage import SweepInterruptedError, run_stage
 from vitrail.data.files import write_aside
-from vitrail.drawing import as_png
-from vitrail.sweep.decision import decide
-from vitrail.sweep.effects import draw_dimensions
 from vitrail.sweep.page import render_report
-from vitrail.sweep.pictures import draw_costs, draw_curves
 from vitrail.sweep.record import Configuration, Cost, SweepRecord
 from vitrail.sweep.space import apply
+from vitrail.tracking.sweep_report import REPORT_FILE, log_sweep
 from vitrail.tracking.tracker import MlflowTracker, start_run
-
-REPORT_FILE = "report.html"
 
 
 def sweep(
@@ -149,29 +143,4 @@ def _report(config: SweepConfig, record: SweepRecord, parent: MlflowTracker) -> 
     """Leave the report in the folder, and with table and pictures in MLflow."""
     page = render_report(record).encode()
     write_aside(config.folder / REPORT_FILE, page)
-    parent.log_file_content(page, REPORT_FILE)
-    for name, draw in (("curves", draw_curves), ("costs", draw_costs), ("dimensions", draw_dimensions)):
-        figure = draw(record)
-        if figure is not None:
-            parent.log_file_content(as_png(figure), f"pictures/{name}.png")
-    trials = record.trials
-    parent.log_table(
-        {
-            "trial": [trial.name for trial in trials],
-            **{name: [trial.configuration.get(name) for trial in trials] for name in record.dimensions},
-            "seed": [trial.seed for trial in trials],
-            "status": [trial.status for trial in trials],
-            "mIoU": [trial.best.miou if trial.best else None for trial in trials],
-            "step": [trial.step for trial in trials],
-            "minutes": [round(trial.seconds / 60, 1) for trial in trials],
-            "error": [trial.error for trial in trials],
-        },
-        "tables/trials.json",
-    )
-    parent.log_metrics({f"trials/{status}": n for status, n in Counter(t.status for t in trials).items()}, step=0)
-    if any(trial.status == "finished" for trial in trials):
-        decision = decide(record)
-        best = decision.trial.best
-        assert best is not None
-        parent.log_metrics({"best/val_mIoU": best.miou}, step=0)
-        parent.set_tags({"vitrail.best_trial": decision.trial.name, "mlflow.note.content": decision.reason})
+    log_sweep(parent, record, page)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vitrail.checkpoint import WEIGHTS
 from vitrail.config import Recipe, override
 from vitrail.data import ade20k
 from vitrail.data.layout import Colour, distinct_colours
@@ -28,6 +29,11 @@ class TrainedModel:
     palette: tuple[Colour, ...]
     reduce_zero_label: bool
     """Whether train id i stands for raw id i + 1."""
+    weights: Path | None = None
+    """The file that they were read from."""
+    step: int | None = None
+    data_fingerprint: str | None = None
+    """Of the data set that it was trained on; None, as `step`, where a file of weights does not tell."""
 
     def tested_as(self, changes: Sequence[str]) -> "TrainedModel":
         """The same model with `path.to.field=value` of its recipe changed, for fields that matter in testing alone.
@@ -66,6 +72,7 @@ def open_model(path: Path) -> tuple[Segmentor, TrainedModel]:
         classes=ade20k.CLASSES if of_ade20k else None,
         palette=ade20k.PALETTE if of_ade20k else distinct_colours(count),
         reduce_zero_label=of_ade20k,
+        weights=path,
     )
     return segmentor, described
 
@@ -78,5 +85,8 @@ def _open_checkpoint(folder: Path) -> tuple[Segmentor, TrainedModel]:
         classes=info.classes,
         palette=info.palette,
         reduce_zero_label=info.reduce_zero_label,
+        weights=folder / WEIGHTS,
+        step=info.step,
+        data_fingerprint=info.data.fingerprint,
     )
     return model, described

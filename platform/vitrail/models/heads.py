@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vitrail.models.layers import ConvModule, resize
+from vitrail.models.layers import AdaptiveAvgPool2d, ConvModule, resize
 from vitrail.models.resized_conv import conv_of_resized
 
 
@@ -28,7 +28,7 @@ class UPerHead(nn.Module):
         self.conv_seg = _classifier(channels, num_classes)
         self.dropout = nn.Dropout2d(dropout_ratio)
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(coarsest, channels, 1)) for scale in pool_scales
+            nn.Sequential(AdaptiveAvgPool2d(scale), ConvModule(coarsest, channels, 1)) for scale in pool_scales
         )
         self.bottleneck = ConvModule(coarsest + len(pool_scales) * channels, channels, 3)
         self.lateral_convs = nn.ModuleList(ConvModule(c, channels, 1) for c in finer)

@@ -27,9 +27,29 @@ class ConvModule(nn.Module):
         return x if self.bn is None else F.relu(self.bn(x), inplace=True)
 
 
+class AdaptiveAvgPool2d(nn.Module):
+    """`nn.AdaptiveAvgPool2d`, which torch cannot export for maps of any size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, h, w)` -> `(N, C, size, size)`"""
+        if not sizes_are_open():
+            return F.adaptive_avg_pool2d(x, self.size)
+        rows, columns = (_averaging_matrix(length, self.size, x) for length in x.shape[-2:])
+        return rows @ x @ columns.T
+
+
+def sizes_are_open() -> bool:
+    """Whether a graph for maps of any size is being traced (`torch.export`): then nothing may be decided by a size."""
+    return torch.compiler.is_exporting()
+
+
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """`(N, C, h, w)` -> `(N, C, *size)`, bilinear with align_corners=False; `x` itself where it has that size."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    if not sizes_are_open() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
@@ -43,3 +63,12 @@ def upsampling_matrix(length: int, *, to: int | None = None, scale: float | None
 def full_precision(x: Tensor) -> Tensor:
     """`x` in float32 where it is narrower: logits of a half-precision forward pass, before they are interpolated."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _averaging_matrix(length: int, size: int, like: Tensor) -> Tensor:
+    """`(size, length)`: row `i` is the mean of `floor(i * length / size)` up to `ceil((i + 1) * length / size)`."""
+    cells = torch.arange(size, device=like.device)[:, None]
+    start, end = cells * length // size, ((cells + 1) * length + size - 1) // size
+    index = torch.arange(length, device=like.device)
+    inside = (index >= start) & (index < end)
+    return inside.to(like.dtype) / (end - start).to(like.dtype)

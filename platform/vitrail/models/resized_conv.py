@@ -4,6 +4,8 @@ Upsampling mixes pixels, the taps of a convolution mix channels, and the two com
 applied to the small map, and each tap's result is then upsampled, shifted and added. For an upsampling by 2 that is a
 quarter of the multiplications, for one by 4 a sixteenth; neither the upsampled maps nor their concatenation exist.
 Nothing is approximated: the result is that of mmsegmentation to within rounding.
+
+The matrices are made for one size. In a graph for maps of any size the order is the plain one: upsample, then convolve.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vitrail.models.layers import resize, upsampling_matrix
+from vitrail.models.layers import resize, sizes_are_open, upsampling_matrix
 
 Size = tuple[int, int]
 """(height, width)"""
@@ -54,7 +56,7 @@ def conv_of_scaled(x: Tensor, conv: nn.Conv2d, scale: float) -> Tensor:
     `(N, C, h, w)` -> `(N, conv.out_channels, floor(h * scale), floor(w * scale))`. Scaling by a factor is not resizing
     to a size: on odd sizes the sampling step is exactly 1 / scale.
     """
-    if scale * scale < _MIN_GAIN:
+    if scale * scale < _MIN_GAIN or sizes_are_open():
         x = x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
         return conv(x)  # type: ignore[no-any-return]
     vertical, horizontal = (_taps_of_upsampling(n, None, scale, x.dtype, x.device) for n in x.shape[-2:])
@@ -63,6 +65,8 @@ def conv_of_scaled(x: Tensor, conv: nn.Conv2d, scale: float) -> Tensor:
 
 
 def _is_smaller(level: Tensor, size: Size) -> bool:
+    if sizes_are_open():
+        return False
     height, width = level.shape[-2:]
     return height <= size[0] and width <= size[1] and size[0] * size[1] >= _MIN_GAIN * height * width
 

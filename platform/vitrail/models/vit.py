@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitrail.config import BackboneConfig
+from vitrail.models.layers import sizes_are_open
 
 
 class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
@@ -53,7 +54,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         x = self.patch_embed.proj(x)
         grid = (x.shape[-2], x.shape[-1])
         x = x.flatten(2).transpose(1, 2)
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+        x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         x = x + resize_pos_embed(self.pos_embed, grid)
         outputs = []
         for index, block in enumerate(self.blocks):
@@ -72,17 +73,21 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     embedding as it is, as in mmsegmentation.
     """
     tokens = pos_embed.shape[1] - 1
-    if tokens == grid[0] * grid[1]:
+    if not sizes_are_open() and tokens == grid[0] * grid[1]:
         return pos_embed
     side = math.isqrt(tokens)
     patches = pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
-    resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat((pos_embed[:, :1], resized.flatten(2).transpose(1, 2)), dim=1)
+    resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    if sizes_are_open():  # the same rule, decided when the graph runs: an equal count makes an equal length
+        index = torch.arange(grid[0] * grid[1], device=pos_embed.device)
+        as_it_is = pos_embed[:, 1 + index % tokens]
+        resized = torch.where(index[-1] + 1 == tokens, as_it_is, resized)
+    return torch.cat((pos_embed[:, :1], resized), dim=1)
 
 
 def _to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """`(N, 1 + h * w, D)` -> `(N, D, h, w)`"""
-    return x[:, 1:].transpose(1, 2).reshape(len(x), -1, *grid)
+    return x[:, 1:].transpose(1, 2).reshape(x.shape[0], -1, *grid)
 
 
 def _init_random(vit: Any) -> None:

@@ -74,13 +74,13 @@ def read_tensors(path: Path) -> WeightFile:
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
     """Write tensors so that a file that exists is complete."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with _aside(path) as temporary:
+    with writing_aside(path) as temporary:
         save_file(plain, temporary, metadata=metadata)
 
 
 def write_torch(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a torch checkpoint so that a file that exists is complete."""
-    with _aside(path) as temporary:
+    with writing_aside(path) as temporary:
         torch.save(checkpoint, temporary)
 
 
@@ -164,7 +164,8 @@ def _global_named_in(error: Exception) -> str:
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def writing_aside(path: Path) -> Iterator[Path]:
+    """Another name in the same folder, which becomes `path` when the block has ended well, and else is deleted."""
     if not path.parent.is_dir():
         raise WeightFileError(str(path), f"there is no folder {path.parent} to write into")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vitrail.errors import VitrailError
-from vitrail.tracking.environment import connect, current_user, error_code, retry
+from vitrail.tracking.environment import TrackingError, connect, current_user, error_code, retry
 
 LOCK_TAG = "vitrail.lock"
 """Tag of the registered model that stands for a lock: whoever holds it wrote this."""
@@ -32,8 +32,8 @@ class AliasBusyError(VitrailError):
 
     def __str__(self) -> str:
         return (
-            f"{self.alias} of {self.name} is being moved by {self.by} since {self.since}; "
-            "if that was interrupted, the same command succeeds in a minute"
+            f"{self.alias} of {self.name} is being moved by {self.by} since {self.since}; if that was interrupted, the "
+            "same command succeeds in a minute (on a server with names: theirs, or an administrator's)"
         )
 
 
@@ -69,12 +69,12 @@ class Held:
             holder = self._holder()
             token = holder.get(LOCK_TAG, "")
             since = first_seen.setdefault(token, time.monotonic())
-            if token and (time.monotonic() - since > _STALE_S or _age_s(holder) > _STALE_S):
-                self._delete(token)
-            elif time.monotonic() - started > wait_s:
+            stale = time.monotonic() - since > _STALE_S or _age_s(holder) > _STALE_S
+            if token and stale and self._take_away(token):
+                continue
+            if time.monotonic() - started > wait_s:
                 raise AliasBusyError(self._name, self._alias, holder.get("by", "?"), holder.get("at", "?"))
-            else:
-                time.sleep(_POLL_S)
+            time.sleep(_POLL_S)
 
     def is_held(self) -> bool:
         """Whether it is still ours: a holder that was away for a minute has lost it."""
@@ -100,6 +100,14 @@ class Held:
             return True
 
         return retry(call, tracking_uri=self._tracking_uri, timeout_s=_TIMEOUT_S)
+
+    def _take_away(self, token: str) -> bool:
+        """Remove a lock that was left behind; False where the server leaves that to whoever made it."""
+        try:
+            self._delete(token)
+        except TrackingError:
+            return False
+        return True
 
     def _holder(self) -> dict[str, str]:
         """Tags of the lock; none where it is free."""

@@ -55,7 +55,9 @@ def connect(tracking_uri: str) -> Any:
 
 
 def current_user() -> str:
-    """Who acts, for the record; a number where a container has no names."""
+    """Who acts, for the record: as MLflow's server knows them, or this machine; a number where it has no names."""
+    if signed_in := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        return signed_in
     try:
         return getpass.getuser()
     except (KeyError, OSError):

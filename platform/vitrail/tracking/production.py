@@ -7,6 +7,7 @@ its model. So where trainers and promoters are different people, promotion copie
 from typing import Any
 
 from vitrail.tracking.environment import as_default, connect, error_code, retry
+from vitrail.tracking.registration import check_name, link_version
 from vitrail.tracking.registry import WEIGHTS_TAG, Version, list_models, show
 
 COPIED_TAG = "vitrail.copied_from"
@@ -16,6 +17,7 @@ _TIMEOUT_S = 60.0
 
 def copy_version(version: Version, into: str, *, tracking_uri: str) -> Version:
     """The version of the registered model `into` that has the same weights; copied unless it is there."""
+    check_name(into)
     client = connect(tracking_uri)
 
     def call() -> int:
@@ -33,6 +35,7 @@ def copy_version(version: Version, into: str, *, tracking_uri: str) -> Version:
                 description=version.description,
                 model_id=version.model_id,
             )
+        link_version(client, str(version.model_id), into, int(copy.version))
         return int(copy.version)
 
     number = retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)

@@ -43,8 +43,7 @@ def register(
         CheckpointError: the folder is no complete checkpoint, or its files do not match their checksums.
         TrackingError: MLflow did not answer within `timeout_s`.
     """
-    if not re.fullmatch(r"[^/:.%\"']{1,250}", name):
-        raise UsageError(f"a model cannot be called {name!r}; use letters, digits, - and _")
+    check_name(name)
     info = read_info(checkpoint)
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / "model"
@@ -61,6 +60,22 @@ def register(
         )
         number = retry(registration.run, tracking_uri=tracking_uri, timeout_s=timeout_s)
     return show(name, tracking_uri=tracking_uri, version=str(number))
+
+
+def link_version(client: Any, model_id: str, name: str, number: int) -> None:
+    """Let the logged model's page name the version. MLflow's server does so by itself, a local store does not."""
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    tag = client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS)
+    known, this = json.loads(tag or "[]"), {"name": name, "version": str(number)}
+    if not any(str(each["version"]) == str(number) and each["name"] == name for each in known):
+        client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*known, this])})
+
+
+def check_name(name: str) -> None:
+    """Raise a `UsageError` unless MLflow takes the name for a registered model, in addresses too."""
+    if not re.fullmatch(r"[^/:.%\"']{1,250}", name):
+        raise UsageError(f"a model cannot be called {name!r}; use letters, digits, - and _")
 
 
 @dataclass
@@ -96,6 +111,7 @@ class _Registration:
             )
         created = self._version()
         assert created is not None, "a version that was just created is found by its tag"
+        link_version(self.client, model_id, self.name, created)
         return created
 
     @property

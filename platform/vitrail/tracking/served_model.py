@@ -95,12 +95,15 @@ def _write_pyfunc(folder: Path, closure: SourceClosure) -> None:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
 
-    # A column of type binary would take bytes and base64 as well, but its conversion of JSON fails before our own
-    # code can say which image is wrong, and it lets no array through.
-    answer = [ColSpec(DataType.string, "label_map_png"), ColSpec(DataType.string, "class_pixels")]
-    sizes = [ColSpec(DataType.long, "height"), ColSpec(DataType.long, "width")]
+    # A column of type binary would take the same from Python. Over HTTP, MLflow would decode its base64 itself: a text
+    # that is none fails before our own code can say which image it was, and pixels as lists are refused.
+    answer = {"label_map_png": DataType.string, "height": DataType.long, "width": DataType.long}
+    answer["class_pixels"] = DataType.string
     anything = AnyType()  # type: ignore[no-untyped-call]
-    signature = ModelSignature(inputs=Schema([ColSpec(anything, "image")]), outputs=Schema([*answer, *sizes]))
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(anything, "image")]),
+        outputs=Schema([ColSpec(kind, column) for column, kind in answer.items()]),
+    )
     # It looks for pip beside the interpreter, where uv puts none.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():

@@ -24,10 +24,11 @@ def is_http(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http://", "https://"))
 
 
-def ensure_store(tracking_uri: str) -> None:
+def ensure_store(tracking_uri: str, *, default_artifacts: str | None = None) -> None:
     """Create the tables of a local store, in WAL mode, unless they exist; does nothing for a server.
 
-    Processes that come at the same time wait for the first: MLflow's own first use races with itself.
+    Processes that come at the same time wait for the first: MLflow's own first use races with itself. The experiment
+    that MLflow makes by itself keeps its files in `default_artifacts`, or else beside the database.
     """
     database = _database(tracking_uri)
     if database is None or _has_schema(database):
@@ -36,7 +37,7 @@ def ensure_store(tracking_uri: str) -> None:
     with Path(f"{database}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _has_schema(database):
-            _create(tracking_uri, database)
+            _create(tracking_uri, database, default_artifacts or (database.parent / "artifacts").as_uri())
 
 
 def artifact_location(tracking_uri: str, experiment: str) -> str | None:
@@ -62,7 +63,7 @@ def _has_schema(database: Path) -> bool:
     return bool(count == 1)
 
 
-def _create(tracking_uri: str, database: Path) -> None:
+def _create(tracking_uri: str, database: Path, default_artifacts: str) -> None:
     from vitrail.tracking.environment import quiet_environment
 
     with closing(sqlite3.connect(database)) as connection:
@@ -72,4 +73,4 @@ def _create(tracking_uri: str, database: Path) -> None:
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     store: Any = SqlAlchemyStore
-    store(tracking_uri, (database.parent / "artifacts").as_uri()).engine.dispose()
+    store(tracking_uri, default_artifacts).engine.dispose()
