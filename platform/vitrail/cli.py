@@ -1,4 +1,4 @@
-"""The `vitrail` command: recipes, weights, models, runs, and MLflow's server and pages.
+"""The `vitrail` command: recipes, weights, models, runs, jobs on a cluster, and MLflow's server and pages.
 
 Training and sweeps are job scripts under `jobs/`, data programs are under `pipelines/`: they are run by path, here or
 on a cluster.
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitrail import __version__
+from vitrail.cli_jobs import JOB_COMMANDS
 from vitrail.cli_models import models_app
 from vitrail.cli_promotion import COMMANDS
 from vitrail.cli_runs import runs_app
@@ -26,6 +27,9 @@ app.add_typer(weights_app, name="weights", help="Weights of mmsegmentation, timm
 app.add_typer(runs_app, name="runs", help="Training runs of a folder.")
 app.add_typer(server_app, name="server", help="MLflow's server, for one person or for several.")
 app.command("ui")(ui)
+for _name, _command in JOB_COMMANDS.items():
+    # What follows the script is the script's own.
+    app.command(_name, context_settings={"allow_interspersed_args": _name != "submit"})(_command)
 for _name, _command in COMMANDS.items():
     models_app.command(_name)(_command)
 

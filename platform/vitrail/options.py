@@ -8,7 +8,7 @@ import typer
 from vitrail.config import Precision as _Precision
 
 Data = Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")]
-Root = Annotated[Path, typer.Option(help="Folder of runs, and of the local MLflow store.")]
+Root = Annotated[Path, typer.Option(envvar="VITRAIL_RUNS", help="Folder of runs, and of the local MLflow store.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value of the recipe.")]
 Workers = Annotated[int, typer.Option(min=1, help="Workers; of each trial, in a sweep.")]
 GpusPerWorker = Annotated[float, typer.Option(min=0)]

@@ -1,6 +1,7 @@
 """Which code this is: a commit, a release, or at least a digest of the sources."""
 
 import hashlib
+import os
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -11,8 +12,11 @@ import vitrail
 
 @cache
 def code_revision() -> str:
-    """What the lineage of a model says of the code that made it; found out once per process."""
-    return revision_of(Path(vitrail.__file__).parent)
+    """What the lineage of a model says of the code that made it; found out once per process.
+
+    A job on a cluster runs a copy, and is told in `VITRAIL_REVISION` of what.
+    """
+    return os.environ.get("VITRAIL_REVISION") or revision_of(Path(vitrail.__file__).parent)
 
 
 def revision_of(package: Path) -> str:

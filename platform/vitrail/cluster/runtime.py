@@ -1,12 +1,14 @@
 """Connecting to a Ray cluster, or starting Ray on this machine, and saying what it has room for."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import ray
 
+from vitrail.cluster.capacity import Machine, described, fewest_machines, startable_machines
 from vitrail.errors import UsageError
 
 HEALTH_CHECKS = {
@@ -69,7 +71,10 @@ def ray_cluster(address: str | None = None, *, num_cpus: int | None = None) -> I
 
 def cpu_share(workers: int, *, of: float = 1.0, on_gpu_machines: bool = False) -> int:
     """CPUs that each of `workers` gets if together they take the share `of` of the cluster's, at least one."""
-    return share_cpus(machines(), workers, of=of, on_gpu_machines=on_gpu_machines)
+    found: Sequence[Machine] = machines()
+    if startable_machines():
+        found = fewest_machines(found, math.ceil(workers / of), on_gpu_machines=on_gpu_machines)
+    return share_cpus(found, workers, of=of, on_gpu_machines=on_gpu_machines)
 
 
 def share_cpus(
@@ -88,23 +93,24 @@ def has_cpu_machines() -> bool:
 
 
 def machines() -> list[dict[str, float]]:
-    """The resources of each machine of the cluster that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """The resources of each machine of the cluster that is alive, or, where Ray starts them for work that waits, of
+    each that it may start."""
+    return startable_machines() or [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def check_feasible(
     workers: int, *, cpus_per_worker: float, gpus_per_worker: float, spare_cpus: int = 0, validations: int = 0
 ) -> None:
-    """Raise `InfeasibleError` unless the cluster as it stands can hold the workers at once, with as many validations
-    beside them, each as large as a worker, and has CPUs to spare.
+    """Raise `InfeasibleError` unless the cluster, grown as far as it may, can hold the workers at once, with as many
+    validations beside them, each as large as a worker, and has CPUs to spare.
 
     Ray Train would try for ever: a static cluster never reports that a request cannot be met.
     """
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    found = machines()
+    cpus, gpus = (sum(machine.get(unit, 0.0) for machine in found) for unit in ("CPU", "GPU"))
     places = workers + validations
     if places * cpus_per_worker + spare_cpus > cpus or places * gpus_per_worker > gpus:
         asked = f"{workers} workers with {cpus_per_worker:g} CPUs and {gpus_per_worker:g} GPUs each"
         asked += f" and {validations} like them for validation" if validations else ""
         asked += f" and {spare_cpus} CPU for Ray Data" if spare_cpus else ""
-        raise InfeasibleError(asked, f"{cpus:g} CPUs and {gpus:g} GPUs")
+        raise InfeasibleError(asked, described(found))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitrail.cluster.capacity import worker_places
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.runtime import machines
 from vitrail.config import ComputeConfig, Recipe, RunConfig, Strict
@@ -154,11 +155,7 @@ def trials_that_fit(cluster: Sequence[Mapping[str, float]], *, workers: int, gpu
     Raises:
         UsageError: none.
     """
-    places = 0
-    for machine in cluster:
-        cpus = int(machine.get("CPU", 0))
-        # A worker's GPUs are of one machine, and it needs a CPU there.
-        places += min(cpus, int(machine.get("GPU", 0) / gpus_per_worker)) if gpus_per_worker else cpus
+    places = worker_places(cluster, gpus_per_worker=gpus_per_worker)
     if places < workers:
         raise UsageError(f"a trial of {workers} workers does not fit on this cluster; ask for fewer workers")
     return places // workers

@@ -1,6 +1,7 @@
 """Running one training run on a Ray cluster: its identity, its workers, its end."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,6 +130,9 @@ def _fit(config: RunConfig, board: RunBoard, *, show: bool, callbacks: Any) -> d
             result = _build_trainer(config, board, callbacks).fit()
     except ray.train.TrainingFailedError as error:
         open_tracker(config).finish("FAILED")
+        ranks = sorted(getattr(error, "worker_failures", {}))
+        if ranks:
+            print(f"{config.name}: failed on rank {', '.join(map(str, ranks))}", file=sys.stderr, flush=True)
         raise explained(config, error) from error
     ended: dict[str, Any] = result.return_value
     if show and not ended["stopped"]:

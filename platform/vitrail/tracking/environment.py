@@ -32,6 +32,11 @@ ENVIRONMENT = {
 }
 """Defaults for the environment; what the user has set stays."""
 
+JOB_VARIABLE, OWNER_VARIABLE = "VITRAIL_JOB", "VITRAIL_JOB_OWNER"
+"""Set for a job on a cluster, and so for its workers: its id in Ray, and who sent it."""
+JOB_TAG = "vitrail.job"
+"""Of a run, the id of the job that made it."""
+
 
 def quiet_environment() -> None:
     """Set `ENVIRONMENT` where the user has not; must come before the first import of MLflow."""
@@ -57,6 +62,14 @@ def current_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def job_tags() -> dict[str, str]:
+    """What runs say of the job they are part of; nothing outside of one."""
+    job, owner = os.environ.get(JOB_VARIABLE), os.environ.get(OWNER_VARIABLE)
+    if not job:
+        return {}
+    return {JOB_TAG: job, "mlflow.source.type": "JOB", **({"mlflow.user": owner} if owner else {})}
 
 
 def error_code(error: BaseException) -> str | None:

@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from vitrail.errors import UsageError
-from vitrail.tracking.environment import current_user
+from vitrail.tracking.environment import current_user, job_tags
+from vitrail.tracking.job_runs import run_page
 from vitrail.tracking.journal import now_ms
 from vitrail.tracking.outbox import Outbox
-from vitrail.tracking.store import is_http
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -58,6 +58,7 @@ def start_run(
         "mlflow.user": current_user(),
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
+        **job_tags(),
     }
     outbox.append(
         {
@@ -90,11 +91,9 @@ class MlflowTracker:
     @property
     def url(self) -> str | None:
         """Address of the run's page; None for a local store (see `vitrail ui`) or while the id is not known."""
-        if self.run_id is None or not is_http(self._outbox.tracking_uri):
+        if self.run_id is None:
             return None
-        # Without the parameter, MLflow 3.17 opens its pages for language models.
-        base, experiment = self._outbox.tracking_uri.rstrip("/"), self._outbox.experiment_id
-        return f"{base}/#/experiments/{experiment}/runs/{self.run_id}?workflowType=machine_learning"
+        return run_page(self._outbox.tracking_uri, self._outbox.experiment_id, self.run_id)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers of one step; what a name may not hold becomes `_`."""
