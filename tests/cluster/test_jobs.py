@@ -85,7 +85,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield Cluster(head, checkout)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_job_is_followed_to_its_end_and_known_by_name(cluster: Cluster) -> None:
     code, output = cluster.submit("say", "--follow", name="first")
     assert code == 0, output
@@ -102,7 +102,7 @@ def test_job_is_followed_to_its_end_and_known_by_name(cluster: Cluster) -> None:
     assert "I am first-1" in cluster.run("logs", "first")[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_failed_job_says_why_and_where_its_log_is(cluster: Cluster) -> None:
     code, output = cluster.submit("fail", "--follow", name="failing")
     assert code == 1
@@ -114,20 +114,20 @@ def test_failed_job_says_why_and_where_its_log_is(cluster: Cluster) -> None:
     assert "vitrail logs failing" in output and "job-driver-failing-1.log" in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_crash_is_told_by_its_last_line(cluster: Cluster) -> None:
     code, output = cluster.submit("crash", "--follow", name="crashing")
     assert code == 1
     assert "error      ValueError: no such scene\n" in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wrong_command_ends_as_it_would_here(cluster: Cluster) -> None:
     assert cluster.submit("misused", "--follow", name="misused")[0] == 2
     assert cluster.run("status", "misused")[0] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_running_job_is_stopped_with_time_to_save_and_its_name_is_free_again(cluster: Cluster) -> None:
     assert cluster.submit("wait", name="waiting")[0] == 0
     cluster.wait_until("waiting", lambda log: "begun\n" in log)
@@ -144,7 +144,7 @@ def test_running_job_is_stopped_with_time_to_save_and_its_name_is_free_again(clu
     assert "I am waiting-2 of " in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pending_job_is_stopped_and_never_begins(cluster: Cluster) -> None:
     client = cluster.client()
     client.submit_job(entrypoint="echo begun", submission_id="pending-1", entrypoint_num_gpus=1)
@@ -155,7 +155,7 @@ def test_pending_job_is_stopped_and_never_begins(cluster: Cluster) -> None:
     assert "python -c" not in cluster.run("list")[1]  # what ended it
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_can_never_be_placed_is_refused_before_it_is_sent(cluster: Cluster, tmp_path: Path) -> None:
     train = [cluster.checkout / "jobs/train.py", "upernet_vit-nano_mln_128x128_1k", "--data", "/nowhere"]
     before = len(cluster.client().list_jobs())
@@ -175,7 +175,7 @@ def test_what_can_never_be_placed_is_refused_before_it_is_sent(cluster: Cluster,
     assert len(cluster.client().list_jobs()) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_secret_is_in_what_the_cluster_tells_of_a_job(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     assert (
@@ -196,7 +196,7 @@ def test_no_secret_is_in_what_the_cluster_tells_of_a_job(cluster: Cluster, monke
     assert "what AWS_SECRET_ACCESS_KEY holds" in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_who_lacks_the_token_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     for settings in (
         {"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")},
@@ -208,7 +208,7 @@ def test_who_lacks_the_token_is_refused(cluster: Cluster, tmp_path: Path) -> Non
             assert "refuses the token, or there is none: ~/.ray/auth_token" in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_address_that_nobody_answers_and_unknown_name_are_explained(cluster: Cluster) -> None:
     code, output = cluster.run("list", "--address", "http://127.0.0.1:1")
     assert code == 1
