@@ -59,7 +59,7 @@ def test_global_batches_are_those_of_the_in_worker_reader(
     assert global_batches([*streams], STEPS) == want
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_run_goes_on_with_other_workers_and_the_other_stream(
     ray_session: None, reader: ShardReader, want: list[list[Seen]]
 ) -> None:

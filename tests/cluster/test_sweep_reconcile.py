@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
+import pytest
 from mlflow.tracking import MlflowClient
 from test_sweep_plan import config
 
@@ -26,6 +27,7 @@ def drive(plan: SweepConfig) -> None:
         os._exit(3)
 
 
+@pytest.mark.long
 def test_sweep_of_a_dead_driver_is_marked_once(tmp_path: Path, tiny_data: Path) -> None:
     uri = default_tracking_uri(tmp_path)
     plan = config(tmp_path, tiny_data)

@@ -79,7 +79,7 @@ def described(recipe: Recipe) -> TrainedModel:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("neck", ["mln_", "ln_mln_"])
+@pytest.mark.parametrize("neck", [pytest.param("mln_", marks=pytest.mark.long), "ln_mln_"])
 def test_model_with_a_neck_runs_at_all_sizes(neck: str, tmp_path: Path) -> None:
     recipe = override(small_recipe(neck), ["inference.kind=slide", "inference.crop_size=128", "inference.stride=85"])
     out = tmp_path / "model.onnx"

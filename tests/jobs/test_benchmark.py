@@ -35,7 +35,7 @@ def record(path: Path) -> dict[str, Any]:
     return results
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_data_benchmark_measures_every_stage_and_both_streams(
     ray_session: None, run_script: Run, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ ARCH = "deit_s_mln"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tag", ["whole", "rescale", "slide", "tta"])
+@pytest.mark.parametrize("tag", ["whole", "rescale", "slide", pytest.param("tta", marks=pytest.mark.long)])
 @pytest.mark.parametrize("path", files("inference*.npz"))
 def test_inference_equals_mmsegmentation(tag: str, path: Path, rules: Rules, near: Callable[..., None]) -> None:
     want = dict(np.load(path))

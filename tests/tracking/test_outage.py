@@ -36,6 +36,7 @@ def steps_of(server: Server, run_id: str) -> list[int]:
     return [metric.step for metric in connect(server.url).get_metric_history(run_id, "loss")]
 
 
+@pytest.mark.long
 def test_server_frozen_and_killed_in_mid_run_costs_no_step_time_and_no_record(server, tmp_path):
     server.start()
     tracker = begin(server, tmp_path / "run")
@@ -62,6 +63,7 @@ def test_server_frozen_and_killed_in_mid_run_costs_no_step_time_and_no_record(se
     assert slowest_s < 5  # a request to a frozen server takes its 30 seconds; writing a line does not
 
 
+@pytest.mark.long
 def test_server_away_from_start_to_end_leaves_all_to_a_later_process(server, tmp_path):
     tracker = begin(server, tmp_path / "run")
     for step in range(30):
@@ -84,6 +86,7 @@ def test_server_away_from_start_to_end_leaves_all_to_a_later_process(server, tmp
     assert [entry.path for entry in client.list_artifacts(later.run_id)] == ["notes.txt"]
 
 
+@pytest.mark.long
 def test_files_that_cannot_be_stored_do_not_hold_up_the_metrics(server, tmp_path):
     server.start()
     (server.root / "artifacts").mkdir(exist_ok=True)
