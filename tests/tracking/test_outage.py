@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from lossy_proxy import losing_answers
 from mlflow_server import Server
 from verdicts import give, verdict_on
 
@@ -142,6 +143,26 @@ def test_server_killed_in_the_middle_of_a_registration_leaves_one_whole_version(
     assert (version.source, str(model.status)) == (f"models:/{model.model_id}", "READY")
     folder = download("models:/streets/1", tmp_path / "fetched", tracking_uri=server.url)  # compares every checksum
     assert (folder / "data" / "model.safetensors").stat().st_size > 10_000_000
+
+
+@pytest.mark.long
+def test_lost_answers_make_nothing_twice(server, make_checkpoint):
+    server.start()
+    with losing_answers(server.url) as (address, lost):
+        version = register(make_checkpoint(), name="streets", tracking_uri=address)
+        give("streets", version.number, tracking_uri=address)
+    assert {path.rpartition("mlflow/")[2] for path in lost} == {
+        "logged-models",
+        "registered-models/create",
+        "model-versions/create",
+        "registered-models/alias",
+    }
+    client = connect(server.url)
+    assert [int(version.version) for version in client.search_model_versions("name = 'streets'")] == [1]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert len(client.search_logged_models(experiments)) == 1
+    assert [model.name for model in client.search_registered_models()] == ["streets"]
+    assert [move.to_version for move in history("streets", tracking_uri=server.url)] == [1]
 
 
 @pytest.mark.long
