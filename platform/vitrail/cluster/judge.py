@@ -24,7 +24,7 @@ from vitrail.gate.verdict import Verdict
 from vitrail.tracking.evaluations import Evaluation, load_evaluation, store_evaluation
 from vitrail.tracking.fetch import fetch_model
 from vitrail.tracking.promotion import CHAMPION, check_alias
-from vitrail.tracking.registry import WEIGHTS_TAG, Version, list_models, show
+from vitrail.tracking.registry import WEIGHTS_TAG, Version, aliased, show
 
 _SPLIT = "validation"
 
@@ -57,7 +57,9 @@ def open_case(
     """
     check_alias(alias)
     candidate = show(name, tracking_uri=tracking_uri, version=str(version))
-    champion = _champion(into or name, alias, tracking_uri)
+    target = into or name
+    current = aliased(target, alias, tracking_uri=tracking_uri)
+    champion = None if current is None else show(target, tracking_uri=tracking_uri, version=str(current))
     if champion is not None and champion.tags.get(WEIGHTS_TAG) == candidate.tags.get(WEIGHTS_TAG):
         raise UsageError(f"{name} version {version} is {alias} already")
     place = data or _data_of(candidate)
@@ -141,13 +143,6 @@ class _Bench:
         """Of predicting on one worker."""
         cpus = cpu_share(1, on_gpu_machines=self._gpus_per_worker > 0)
         return measure_prediction(recipe, cpus=cpus, gpus=self._gpus_per_worker)
-
-
-def _champion(name: str, alias: str, tracking_uri: str) -> Version | None:
-    """None where there is no such model yet, or nothing has the alias."""
-    models = {model.name: model for model in list_models(tracking_uri=tracking_uri)}
-    number = models[name].aliases.get(alias) if name in models else None
-    return None if number is None else show(name, tracking_uri=tracking_uri, version=str(number))
 
 
 def _data_of(candidate: Version) -> str:

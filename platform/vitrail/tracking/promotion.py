@@ -19,7 +19,7 @@ from vitrail.gate.verdict import GateRefusedError, Verdict
 from vitrail.tracking.alias_lock import Held, alias_lock
 from vitrail.tracking.environment import connect, current_user, retry
 from vitrail.tracking.production import copy_version
-from vitrail.tracking.registry import Version, get_model, list_models, show
+from vitrail.tracking.registry import Version, aliased, get_model, show
 
 CHAMPION = "champion"
 VERDICT_TAG = "vitrail.gate.verdict"
@@ -92,7 +92,7 @@ def promote(
         if not verdict.passed and not force:
             failed = tuple((result.rule, result.detail) for result in verdict.results if not result.passed)
             raise GateRefusedError(candidate.name, candidate.number, failed)
-        current = _aliased(target, alias, tracking_uri)
+        current = aliased(target, alias, tracking_uri=tracking_uri)
         number = candidate.number
         if target != candidate.name:
             copy = copy_version(candidate, target, tracking_uri=tracking_uri)
@@ -179,16 +179,11 @@ def _move(
         client.set_registered_model_tag(name, tag, json.dumps(asdict(move)))
 
     retry(call, tracking_uri=tracking_uri, timeout_s=_TIMEOUT_S)
-    found = _aliased(name, alias, tracking_uri)
+    found = aliased(name, alias, tracking_uri=tracking_uri)
     if found != target or not lock.is_held():
         client.delete_registered_model_tag(name, tag)
         raise LostRaceError(name, alias, target, found)
     return move
-
-
-def _aliased(name: str, alias: str, tracking_uri: str) -> int | None:
-    models = {model.name: model for model in list_models(tracking_uri=tracking_uri)}
-    return models[name].aliases.get(alias) if name in models else None
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,23 @@ def register(
     return show(name, tracking_uri=tracking_uri, version=str(number))
 
 
+def make_model(client: Any, name: str) -> None:
+    """Make a registered model unless it is there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def version_with_weights(client: Any, name: str, sha256: str) -> int | None:
+    """Number of the first version of `name` that has these weights; None where there is none, or no such model."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`{WEIGHTS_TAG}` = '{sha256}'")
+    return min((int(version.version) for version in found), default=None)
+
+
 def link_version(client: Any, model_id: str, name: str, number: int) -> None:
     """Let the logged model's page name the version. MLflow's server does so by itself, a local store does not."""
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -99,7 +116,7 @@ class _Registration:
         if existing is not None:
             return existing
         model_id = self._logged_model()
-        self._registered_model()
+        make_model(self.client, self.name)
         with as_default(self.tracking_uri):
             self.client.create_model_version(
                 self.name,
@@ -120,8 +137,7 @@ class _Registration:
         return self.files.sha256[f"{DATA}/{WEIGHTS}"]
 
     def _version(self) -> int | None:
-        found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{WEIGHTS_TAG}` = '{self.weights}'")
-        return min((int(version.version) for version in found), default=None)
+        return version_with_weights(self.client, self.name, self.weights)
 
     def _logged_model(self) -> str:
         """Id of a logged model that has all files: a new one, or an earlier one of these weights.
@@ -188,15 +204,6 @@ class _Registration:
         return str(
             self.client.create_experiment(self.experiment, artifact_location(self.tracking_uri, self.experiment))
         )
-
-    def _registered_model(self) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.create_registered_model(self.name)
-        except MlflowException as error:
-            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
-                raise
 
 
 def _tags(info: CheckpointInfo) -> dict[str, str]:

@@ -122,6 +122,12 @@ def get_model(name: str, *, tracking_uri: str) -> Model:
     return models[name]
 
 
+def aliased(name: str, alias: str, *, tracking_uri: str) -> int | None:
+    """Number of the version that has an alias; None where nothing has it, or there is no such model yet."""
+    models = {model.name: model for model in list_models(tracking_uri=tracking_uri)}
+    return models[name].aliases.get(alias) if name in models else None
+
+
 def show(name: str, *, tracking_uri: str, version: str) -> Version:
     """One version, by its number or by an alias.
 
