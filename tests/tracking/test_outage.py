@@ -10,7 +10,7 @@ from lossy_proxy import losing_answers
 from mlflow_server import Server
 from verdicts import give, verdict_on
 
-from vitrail.tracking.environment import TrackingError, connect
+from vitrail.tracking.environment import TrackingError, connect, retry
 from vitrail.tracking.promotion import LostRaceError, history, promote
 from vitrail.tracking.registration import register
 from vitrail.tracking.registry import download, get_model, list_models
@@ -34,7 +34,17 @@ def begin(server: Server, folder) -> MlflowTracker:
 
 
 def steps_of(server: Server, run_id: str) -> list[int]:
-    return [metric.step for metric in connect(server.url).get_metric_history(run_id, "loss")]
+    def read() -> list[int]:
+        return [metric.step for metric in connect(server.url).get_metric_history(run_id, "loss")]
+
+    return retry(read, tracking_uri=server.url, timeout_s=60)  # the server may just be closing the idle connection
+
+
+def files_of(server: Server, run_id: str, folder: str | None = None) -> list[str]:
+    def read() -> list[str]:
+        return [entry.path for entry in connect(server.url).list_artifacts(run_id, folder)]
+
+    return retry(read, tracking_uri=server.url, timeout_s=60)
 
 
 @pytest.mark.long
@@ -60,7 +70,7 @@ def test_server_frozen_and_killed_in_mid_run_costs_no_step_time_and_no_record(se
     assert steps_of(server, tracker.run_id) == list(range(200))
     client = connect(server.url)
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
-    assert len(client.list_artifacts(tracker.run_id, "notes")) == 5
+    assert len(files_of(server, tracker.run_id, "notes")) == 5
     assert slowest_s < 5  # a request to a frozen server takes its 30 seconds; writing a line does not
 
 
@@ -84,7 +94,7 @@ def test_server_away_from_start_to_end_leaves_all_to_a_later_process(server, tmp
     client = connect(server.url)
     assert len(client.search_runs([later._outbox.experiment_id])) == 1
     assert client.get_run(later.run_id).info.status == "FINISHED"
-    assert [entry.path for entry in client.list_artifacts(later.run_id)] == ["notes.txt"]
+    assert files_of(server, later.run_id) == ["notes.txt"]
 
 
 @pytest.mark.long
@@ -104,7 +114,7 @@ def test_files_that_cannot_be_stored_do_not_hold_up_the_metrics(server, tmp_path
     (server.root / "artifacts").unlink()
     (server.root / "elsewhere").rename(server.root / "artifacts")
     assert tracker.finish(timeout_s=180)
-    assert [entry.path for entry in connect(server.url).list_artifacts(tracker.run_id)] == ["notes.txt"]
+    assert files_of(server, tracker.run_id) == ["notes.txt"]
 
 
 @pytest.mark.long
