@@ -43,7 +43,7 @@ def main(
         bool, typer.Option(help="Validate in a task of its own while training goes on.")
     ] = False,
     ingest: Annotated[IngestChoice, typer.Option(help="Who decodes: workers, or Ray Data.")] = "auto",
-    resume: Annotated[bool, typer.Option(help="Continue the run of this name.")] = False,
+    resume: options.Resume = False,
     register: options.Register = None,
     experiment: str = "vitrail",
     tracking_uri: options.TrackingUri = None,

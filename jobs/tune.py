@@ -83,8 +83,8 @@ def main(
         from vitrail.cluster.tuner import sweep
 
         with ray_cluster(address):
-            if asked is None:
-                config, costs = SweepConfig.load(root / str(resume)), None
+            if asked is None or (options.is_continued() and SweepConfig.is_in(root / name)):
+                config, costs = SweepConfig.load(root / (resume or name)), None
             else:
                 config = plan_sweep(
                     asked,

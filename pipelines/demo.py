@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vitrail import options
 from vitrail.config import override
 from vitrail.errors import UsageError, exit_codes
 
@@ -28,7 +29,7 @@ console = Console()
 def main(
     root: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
     replace: Annotated[bool, typer.Option(help="Delete what an earlier demo left there.")] = False,
-    resume: Annotated[bool, typer.Option(help="Continue an earlier demo.")] = False,
+    resume: options.Resume = False,
     workers: Annotated[int, typer.Option(min=1, help="Training workers.")] = 2,
     images: Annotated[int, typer.Option(min=8, help="Training images to draw.")] = 400,
     schedule: Annotated[

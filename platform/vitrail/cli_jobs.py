@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,13 @@ def submit(
         str | None, typer.Option(help="The job's name; otherwise the script's --name, or one made up.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its output, and end as it ends.")] = False,
+    priority: Annotated[int, typer.Option(help="Of those that wait, the highest is next.")] = 0,
+    preemptible: Annotated[
+        bool, typer.Option("--preemptible", help="Save and make room for higher priorities, then go on by itself.")
+    ] = False,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option(min=1, help="CPUs of each worker [default: its GPUs' share, or 1].")
+    ] = None,
     cluster: Annotated[Path, typer.Option(help="The file that the cluster was made from.")] = Path("cluster.yaml"),
     address: Address = None,
 ) -> None:
@@ -55,7 +63,16 @@ def submit(
         from vitrail.cluster.job_server import machines_behind
 
         made_up = f"{script.stem}-{datetime.now(UTC):%m%d-%H%M%S}"
-        request = JobRequest.parse(script, own, name=name, default_name=made_up, owner=current_user())
+        request = JobRequest.parse(
+            script,
+            own,
+            name=name,
+            default_name=made_up,
+            owner=current_user(),
+            priority=priority,
+            preemptible=preemptible,
+            cpus_per_worker=cpus_per_worker,
+        )
         jobs = _jobs(address)
         request.check_fits(machines_behind(jobs.address, read_launcher_file(cluster)))
         code = request.code
@@ -79,6 +96,9 @@ def status(name: Name, tracking_uri: TrackingUri = None, address: Address = None
         job = jobs.find(name)
         code = f", exit code {job.exit_status}" if job.exit_status else ""
         print(f"{job.name}: {job.status}, {'for' if job.live else 'after'} {_duration(job.seconds)}{code}")
+        if job.status == "QUEUED":
+            print(f"  begins     {_begins(job)}")
+        print(f"  priority   {job.priority}{', makes room for higher ones' if job.preemptible else ''}")
         print(f"  command    {job.command}")
         print(f"  sent       {job.submitted_at} by {job.owner}, as {job.id}")
         print(f"  code       {job.revision}")
@@ -113,14 +133,16 @@ def stop(name: Name, address: Address = None) -> None:
 
 
 def list_jobs(address: Address = None) -> None:
-    """List the jobs that were sent to a cluster since its head was started, the newest first."""
+    """List the jobs of a cluster, the newest first; a `p` at the priority marks those that make room for others."""
     with exit_codes():
-        table = Table("job", "status", "time", "owner", "code", "command", box=None)
+        table = Table("job", "status", "begins", "time", "prio", "owner", "code", "command", box=None)
         for job in _jobs(address).all():
             table.add_row(
                 job.name,
                 job.status,
+                _begins(job) if job.status == "QUEUED" else "",
                 _duration(job.seconds),
+                f"{job.priority}{'p' if job.preemptible else ''}",
                 job.owner,
                 _short(job.revision),
                 job.command,
@@ -129,12 +151,23 @@ def list_jobs(address: Address = None) -> None:
         Console().print(table)
 
 
+def recover(address: Address = None) -> None:
+    """After a head was lost: send its waiting and running jobs again, and show those that were over.
+
+    Every start of a cluster of cluster.yaml does it. Jobs are known by what is below the head's VITRAIL_RUNS, and by
+    the archive that its VITRAIL_ARCHIVE names.
+    """
+    with exit_codes():
+        print(_jobs(address).recover(), end="")
+
+
 JOB_COMMANDS: dict[str, Callable[..., Any]] = {
     "submit": submit,
     "status": status,
     "logs": logs,
     "stop": stop,
     "list": list_jobs,
+    "recover": recover,
 }
 
 
@@ -200,6 +233,14 @@ def _print_failure(jobs: "Jobs", job: "Job", file: Any) -> None:
         print(f"  error      {line}", file=file)
     print(f"  log        vitrail logs {job.name}; on the head, in /tmp/ray/session_latest/logs:", file=file)
     print(f"             job-driver-{job.id}.log, and train/ on each machine for its workers", file=file)
+
+
+def _begins(job: "Job") -> str:
+    """When a job that waits is expected to begin."""
+    if job.expected_start is not None:
+        wait_s = job.expected_start - time.time()
+        return "now" if wait_s < 60 else f"in {_duration(wait_s)}"
+    return f"after {job.after}" if job.after else "when machines come"
 
 
 def _short(revision: str) -> str:

@@ -1,5 +1,6 @@
 """Command-line options that several jobs and pipelines have, each with one meaning and one help text."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -7,11 +8,21 @@ import typer
 
 from vitrail.config import Precision as _Precision
 
+CONTINUE_VARIABLE = "VITRAIL_CONTINUE"
+"""Set for a job that begins once more, after it made room or its head was lost: what was begun is continued."""
+
+
+def is_continued() -> bool:
+    """Whether this is a job that begins once more."""
+    return bool(os.environ.get(CONTINUE_VARIABLE))
+
+
 Data = Annotated[str, typer.Option(help="A data set made by pipelines/prepare.py: folder, s3:// or gs://.")]
 Root = Annotated[Path, typer.Option(envvar="VITRAIL_RUNS", help="Folder of runs, and of the local MLflow store.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="path.to.field=value of the recipe.")]
 Workers = Annotated[int, typer.Option(min=1, help="Workers; of each trial, in a sweep.")]
 GpusPerWorker = Annotated[float, typer.Option(min=0)]
+Resume = Annotated[bool, typer.Option(envvar=CONTINUE_VARIABLE, help="Continue what was begun under this name.")]
 Register = Annotated[str | None, typer.Option(help="Registered model's name [default: the data set's].")]
 TrackingUri = Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")]

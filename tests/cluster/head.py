@@ -8,15 +8,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import requests
 
 _START_TIMEOUT_S = 120
+_RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+_RAY_START += ["--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
+_RAY_START += ["--min-worker-port=0", "--max-worker-port=0"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Head:
     token: str
     runs: Path
     """Where its jobs keep their runs."""
+    gcs: str
+    """Where other machines join."""
+    settings: Mapping[str, str]
+    """The environment of its processes."""
+    process: "subprocess.Popen[bytes]"
 
     def environment(self) -> dict[str, str]:
         """For a client that may get in."""
@@ -41,27 +50,67 @@ def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str
         # Sockets' paths must be short.
         temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        ports = iter(free_ports(8))
-        dashboard = next(ports)
-        named = ["--port", "--ray-client-server-port", "--dashboard-agent-listen-port", "--dashboard-agent-grpc-port"]
-        named += ["--metrics-export-port", "--runtime-env-agent-port", "--node-manager-port"]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-        command += [f"--num-cpus={num_cpus}", f"--temp-dir={temporary}", f"--dashboard-port={dashboard}"]
-        command += ["--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
-        command += ["--min-worker-port=0", "--max-worker-port=0", *options]
-        command += [f"{name}={port}" for name, port in zip(named, ports, strict=True)]
+        dashboard, gcs, client = free_ports(3)
+        command = [*_RAY_START, "--head", f"--num-cpus={num_cpus}", f"--temp-dir={temporary}"]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--port={gcs}"]
+        command += [f"--ray-client-server-port={client}", *_own_ports(), *options]
         settings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
         settings |= {"RAY_worker_niceness": "0", "VITRAIL_RUNS": str(folder / "runs"), **environment}
         settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
-        with (folder / "head.log").open("wb") as log:
-            head = subprocess.Popen(
-                command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder
-            )
+        head = _start(command, settings, folder / "head.log")
         stack.callback(end_with_children, head)
-        started = Head(f"http://127.0.0.1:{dashboard}", token, folder / "runs")
+        started = Head(f"http://127.0.0.1:{dashboard}", token, folder / "runs", f"127.0.0.1:{gcs}", settings, head)
         wait_for_jobs_api(started, head, folder / "head.log")
         yield started
+
+
+@contextmanager
+def join(head: Head, log: Path, *, num_cpus: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """Another machine of the cluster, which is one with it when the block begins, and gone at its end."""
+    before = len(alive_machines(head))
+    machine = _start(
+        [*_RAY_START, f"--address={head.gcs}", f"--num-cpus={num_cpus}", *_own_ports()], head.settings, log
+    )
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while len(alive_machines(head)) == before:
+            assert machine.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield machine
+    finally:
+        end_with_children(machine)
+
+
+def alive_machines(head: Head) -> list[dict[str, Any]]:
+    """The machines that the head takes for alive."""
+    signed = {"Authorization": f"Bearer {head.token}"}
+    answer = requests.get(f"{head.address}/api/v0/nodes?detail=1", headers=signed, timeout=30).json()
+    return [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
+
+
+def switch_off(machine: "subprocess.Popen[bytes]") -> None:
+    """End all processes of a machine at once."""
+    top = psutil.Process(machine.pid)
+    processes = [top, *top.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=30)
+
+
+def _start(command: list[str], settings: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command, env=settings, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent
+        )
+
+
+def _own_ports() -> list[str]:
+    named = ["--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"]
+    named += ["--runtime-env-agent-port", "--node-manager-port"]
+    return [f"{name}={port}" for name, port in zip(named, free_ports(len(named)), strict=True)]
 
 
 def free_ports(count: int) -> list[int]:

@@ -7,9 +7,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from vitrail.cluster.code_package import CodePackage, CodeTooLargeError
 from vitrail.cluster.job_request import JobRequest, check_no_secrets
+from vitrail.cluster.queue_policy import Demand
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.errors import UsageError
 from vitrail.revision import revision_of
@@ -96,6 +98,7 @@ def test_nothing_of_the_environment_goes_along(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     sent = request(ROOT / "jobs/train.py", *TRAIN)
     names = {"PYTHONPATH", "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "VITRAIL_REVISION", "VITRAIL_JOB", "VITRAIL_JOB_OWNER"}
+    names |= {"VITRAIL_JOB_RECORD"}
     assert set(sent.environment("a-1")) == names
     assert sent.environment("a-1")["VITRAIL_REVISION"] == revision_of(ROOT / "platform/vitrail")
     assert "hunter22" not in repr(sent)
@@ -125,7 +128,7 @@ def test_name_is_the_scripts_own_unless_given() -> None:
 
 def test_arguments_reach_the_shell_as_they_were_typed() -> None:
     sent = request(ROOT / "jobs/train.py", *TRAIN, "--set", "transforms.scale=[256, 64]", "--register", "it's $HOME")
-    script = sent.entrypoint().replace("exec python", "printf '%s|'")
+    script = sent.entrypoint().replace("exec python -m vitrail.cluster.job_entry", "printf '%s|'")
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split("|")[:-1] == [
         "jobs/train.py",
@@ -135,6 +138,18 @@ def test_arguments_reach_the_shell_as_they_were_typed() -> None:
         "--register",
         "it's $HOME",
     ]
+
+
+def test_demand_is_what_the_scripts_options_come_to() -> None:
+    gpus = ("--workers", "4", "--gpus-per-worker", "1")
+    train = request(ROOT / "jobs/train.py", *TRAIN, *gpus, "--min-workers", "2", "--validate-beside").demand
+    assert train == Demand(workers=5, min_workers=2, gpus_per_worker=1.0)
+    sweep = ("jobs/spaces/necks.toml", "--data", "/scenes", *gpus)
+    assert request(ROOT / "jobs/tune.py", *sweep, "--concurrent", "3").demand == Demand(workers=12, gpus_per_worker=1.0)
+    assert request(ROOT / "jobs/tune.py", *sweep).demand.whole_cluster
+    assert request(ROOT / "pipelines/prepare.py", "/ade", "/scenes").demand == Demand()
+    notes = request(ROOT / "jobs/train.py", *TRAIN, *gpus).notes()
+    assert TypeAdapter(Demand).validate_json(notes["vitrail.demand"]).workers == 4
 
 
 def test_what_can_never_be_placed_is_refused() -> None:

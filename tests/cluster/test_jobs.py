@@ -2,84 +2,31 @@
 
 import json
 import os
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-from head import Head, start_head
-from ray.job_submission import JobSubmissionClient
-from typer.testing import CliRunner
+from head import start_head
+from job_cluster import WAIT, Cluster, make_checkout
 
-from vitrail.cli import app
 from vitrail.tracking.job_runs import runs_of_job
 
-ROOT = Path(__file__).parents[2]
 SECRET = "hunter22-hunter22"
 SCRIPTS = {
     "say": "import os\nprint('I am', os.environ['VITRAIL_JOB'], 'of', os.environ['VITRAIL_JOB_OWNER'])\n",
     "fail": "import sys\nprint('x: failed on rank 1')\nprint('error: rank 1: boom')\nsys.exit(7)\n",
     "crash": "raise ValueError('no such scene')\n",
     "misused": "import sys\nprint('error: no such thing')\nsys.exit(2)\n",
-    # Prints that it begins, and ends when it is told to, after what takes longer than nothing.
-    "wait": """\
-import signal, sys
-def end(signum, frame):
-    print("saved", flush=True)
-    sys.exit(1)
-signal.signal(signal.SIGTERM, end)
-print("begun", flush=True)
-while True:
-    signal.pause()
-""",
+    "wait": WAIT,
 }
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A head, and a checkout to send from."""
-
-    head: Head
-    checkout: Path
-
-    def run(self, *arguments: Any, **environment: str | None) -> tuple[int, str]:
-        """A `vitrail` command of somebody who has the token: exit code, and all output."""
-        settings = {**self.head.environment(), "RAY_ADDRESS": None, "MLFLOW_TRACKING_URI": None, "COLUMNS": "300"}
-        result = CliRunner().invoke(app, list(map(str, arguments)), env={**settings, **environment})
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.output
-
-    def submit(self, script: str, *options: str, name: str) -> tuple[int, str]:
-        return self.run("submit", "--name", name, *options, self.checkout / "jobs" / f"{script}.py")
-
-    def wait_until(self, name: str, happens: Callable[[str], bool], timeout_s: float = 240) -> None:
-        """Return when it happens in a job's log; fail with that if time is over."""
-        deadline = time.monotonic() + timeout_s
-        while not happens(log := self.run("logs", name)[1]):
-            assert time.monotonic() < deadline, log
-            time.sleep(0.5)
-
-    def client(self) -> JobSubmissionClient:
-        """Ray's own, for what it knows of a job."""
-        return JobSubmissionClient(self.head.address, headers={"Authorization": f"Bearer {self.head.token}"})
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One head for all tests here, three CPUs, whose environment carries a password."""
     folder = tmp_path_factory.mktemp("cluster")
-    checkout = folder / "checkout"
-    for part in ("platform", "jobs"):
-        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    for name, text in SCRIPTS.items():
-        (checkout / "jobs" / f"{name}.py").write_text(text)
-    subprocess.run(["git", "-C", str(checkout), "init", "--quiet"], check=True)
+    checkout = make_checkout(folder / "checkout", SCRIPTS)
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": "60", "MLFLOW_TRACKING_PASSWORD": SECRET}
     with start_head(folder, "--labels=vitrail-cluster=little", num_cpus=3, environment=environment) as head:
         yield Cluster(head, checkout)
@@ -221,18 +168,9 @@ def test_address_that_nobody_answers_and_unknown_name_are_explained(cluster: Clu
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
 
 
-def train(cluster: Cluster, data: Path, *options: str, name: str, steps: int, lr: float = 1e-3) -> tuple[int, str]:
-    """Send the training of a tiny model on two workers."""
-    changes = ["global_batch=4", "schedule.warmup_steps=1", "transforms.scale=[256, 64]", "transforms.crop_size=64"]
-    changes += ["model.backbone.img_size=64", f"val_interval={steps}", f"schedule.peak_lr={lr}"]
-    script = [cluster.checkout / "jobs/train.py", "upernet_vit-nano_mln_128x128_1k", "--data", data, "--name", name]
-    sets = [part for change in changes for part in ("--set", change)]
-    return cluster.run("submit", *options, *script, "--workers", 2, "--steps", steps, *sets)
-
-
 @pytest.mark.long
 def test_training_as_a_job_is_stopped_with_a_checkpoint_and_found_in_mlflow(cluster: Cluster, tiny_data: Path) -> None:
-    code, output = train(cluster, tiny_data, name="run", steps=4000)
+    code, output = cluster.train(tiny_data, name="run", steps=4000)
     assert code == 0, output
     cluster.wait_until("run", lambda log: "/4000  training  loss" in log)
     assert cluster.run("stop", "run") == (0, "run: STOPPED\n")
@@ -246,7 +184,7 @@ def test_training_as_a_job_is_stopped_with_a_checkpoint_and_found_in_mlflow(clus
 
 @pytest.mark.long
 def test_training_that_fails_on_a_cluster_says_on_which_rank(cluster: Cluster, tiny_data: Path) -> None:
-    code, output = train(cluster, tiny_data, "--follow", name="diverging", steps=20, lr=1e30)
+    code, output = cluster.train(tiny_data, "--follow", name="diverging", steps=20, lr=1e30)
     assert code == 1
     assert "error      failed on rank " in output
     assert "is NaN or infinite" in output

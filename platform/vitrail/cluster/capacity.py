@@ -13,6 +13,9 @@ import yaml
 CLUSTER_VARIABLE = "VITRAIL_CLUSTER"
 """On the head, names the launcher's file that made the cluster."""
 
+GRANTED_CPUS_VARIABLE = "VITRAIL_CPUS_PER_WORKER"
+"""Set for a job of the queue: the CPUs that are counted for each of its workers, so that it takes no more."""
+
 Machine = Mapping[str, float]
 
 
@@ -41,6 +44,12 @@ def machines_of(config: Mapping[str, Any]) -> list[dict[str, float]]:
             return []
         found += [dict(node["resources"])] * min(most, int(node.get("max_workers", most)))
     return found
+
+
+def granted_cpus() -> int | None:
+    """The CPUs that each worker of this job has in the queue; None outside of a queue, where all may be taken."""
+    granted = os.environ.get(GRANTED_CPUS_VARIABLE)
+    return int(granted) if granted else None
 
 
 def worker_places(machines: Iterable[Machine], *, gpus_per_worker: float) -> int:

@@ -5,6 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import vitrail
 from vitrail.errors import UsageError
 from vitrail.revision import revision_of
 
@@ -82,6 +83,20 @@ class CodePackage:
         """What of the checkout's top stays here."""
         sent = {file.parts[0] for file in self.files}
         return sorted(entry.name for entry in self.root.iterdir() if entry.name not in sent)
+
+
+def pack_own_package(path: Path) -> None:
+    """Pack this very package, checkout or not, so that it can be imported where it is unpacked."""
+    package = Path(vitrail.__file__).parent
+    pack_folder(package, path, under=package.name)
+
+
+def pack_folder(root: Path, path: Path, *, under: str = "") -> None:
+    """Pack all files of a folder, such as one that Ray has unpacked a job's code into."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(root.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.write(file, under / file.relative_to(root))
 
 
 def mebibytes(size_bytes: int) -> str:

@@ -1,16 +1,15 @@
 """The process that drives a run: it holds the run while it lives, and passes a SIGTERM on to the workers."""
 
-import fcntl
-import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from vitrail.cluster import holding
 from vitrail.cluster.board import RunBoard
+from vitrail.cluster.holding import HeldError, hold
 from vitrail.errors import UsageError
 
 _LOCK = "driver.lock"
@@ -34,29 +33,16 @@ def hold_run(folder: Path) -> Iterator[None]:
     Raises:
         RunBusyError: another process holds it.
     """
-    with (folder / _LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise RunBusyError(str(folder), lock.read().strip() or "another process") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        yield
+    try:
+        with hold(folder / _LOCK):
+            yield
+    except HeldError as error:
+        raise RunBusyError(str(folder), error.holder) from None
 
 
 def is_held(folder: Path) -> bool:
     """Whether a living process drives the run in `folder`."""
-    path = folder / _LOCK
-    if not path.is_file():
-        return False
-    with path.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return holding.is_held(folder / _LOCK)
 
 
 def driver_host(folder: Path) -> str | None:

@@ -1,18 +1,22 @@
 """What somebody asks a cluster to run, and what is refused before anything is sent."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from vitrail.cluster.capacity import Machine, described, worker_places
+from vitrail.cluster.capacity import Machine, described
 from vitrail.cluster.code_package import CodePackage
+from vitrail.cluster.job_record import RECORD_VARIABLE
+from vitrail.cluster.queue_policy import Demand, fits
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.errors import UsageError
 from vitrail.tracking.environment import JOB_VARIABLE, OWNER_VARIABLE
@@ -22,6 +26,8 @@ _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL|API_KEY"
 _LEAST_SECRET = 6
 """Shorter values of such variables are words that happen to be there."""
 _ADDRESS_WITH_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+EXPORT_RUNS = 'export VITRAIL_RUNS="${VITRAIL_RUNS:-$HOME/runs}"'
+"""For the shell on the head."""
 _PLACES = ("data", "root", "checkpoints")
 """Options that name a place, which has to be one for the cluster's machines."""
 
@@ -36,9 +42,9 @@ class JobRequest:
     arguments: tuple[str, ...]
     code: CodePackage
     owner: str
-    workers: int = 1
-    """The least that it can run with."""
-    gpus_per_worker: float = 0.0
+    demand: Demand = field(default_factory=Demand)
+    priority: int = 0
+    preemptible: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -46,7 +52,16 @@ class JobRequest:
 
     @classmethod
     def parse(
-        cls, script: Path, arguments: Sequence[str], *, name: str | None, default_name: str, owner: str
+        cls,
+        script: Path,
+        arguments: Sequence[str],
+        *,
+        name: str | None,
+        default_name: str,
+        owner: str,
+        priority: int = 0,
+        preemptible: bool = False,
+        cpus_per_worker: int | None = None,
     ) -> "JobRequest":
         """A request from a command line. Scripts with a `main` for typer have their arguments checked by it.
 
@@ -63,8 +78,9 @@ class JobRequest:
             arguments=tuple(arguments),
             code=code,
             owner=owner,
-            workers=int(values.get("min_workers") or values.get("workers") or 1),
-            gpus_per_worker=float(values.get("gpus_per_worker") or 0.0),
+            demand=_demand(values, cpus_per_worker=cpus_per_worker),
+            priority=priority,
+            preemptible=preemptible,
         )
 
     @property
@@ -74,7 +90,20 @@ class JobRequest:
 
     def entrypoint(self) -> str:
         """For the shell on the head. Runs go where the nodes say, never into the unpacked code, which Ray deletes."""
-        return f'export VITRAIL_RUNS="${{VITRAIL_RUNS:-$HOME/runs}}"; exec python {self.command}'
+        return f"{EXPORT_RUNS}; exec python -m vitrail.cluster.job_entry {self.command}"
+
+    def notes(self) -> dict[str, str]:
+        """What is noted of the job where everybody on the cluster can read it."""
+        return {
+            "vitrail.name": self.name,
+            "vitrail.owner": self.owner,
+            "vitrail.command": self.command,
+            "vitrail.revision": self.code.revision,
+            "vitrail.submitted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "vitrail.priority": str(self.priority),
+            "vitrail.preemptible": "yes" if self.preemptible else "no",
+            "vitrail.demand": json.dumps(asdict(self.demand)),
+        }
 
     def environment(self, job_id: str) -> dict[str, str]:
         """What the job and its workers find set. Everybody on the cluster can read it, so no credential is in it."""
@@ -83,13 +112,16 @@ class JobRequest:
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the nodes' environment is made already
             "VITRAIL_REVISION": self.code.revision,
             JOB_VARIABLE: job_id,
+            RECORD_VARIABLE: f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{job_id}",
             OWNER_VARIABLE: self.owner,
         }
 
     def check_fits(self, machines: Sequence[Machine]) -> None:
         """Raise `InfeasibleError` unless the machines, those included that may be started, have the workers' places."""
-        if worker_places(machines, gpus_per_worker=self.gpus_per_worker) < self.workers:
-            asked = f"{self.workers} workers with {self.gpus_per_worker:g} GPUs and a CPU each"
+        if not fits(self.demand, machines):
+            cpus = {None: "a CPU", 1: "a CPU"}.get(self.demand.cpus_per_worker, f"{self.demand.cpus_per_worker} CPUs")
+            workers = self.demand.min_workers or self.demand.workers
+            asked = f"{workers} workers with {self.demand.gpus_per_worker:g} GPUs and {cpus} each"
             raise InfeasibleError(asked, described(machines))
 
 
@@ -108,6 +140,18 @@ def check_no_secrets(arguments: Sequence[str], environment: Mapping[str, str]) -
                 f"argument {number} of the script holds {what}, and everybody on the cluster can read a job's "
                 "arguments; the cluster's machines carry credentials, see `On a cluster` in README.md"
             )
+
+
+def _demand(values: Mapping[str, Any], *, cpus_per_worker: int | None) -> Demand:
+    """What a script with these parameters needs; one that names none of them, a worker."""
+    workers, trials = int(values.get("workers") or 1), values.get("concurrent")
+    return Demand(
+        workers=workers * int(trials or 1) + bool(values.get("validate_beside")),
+        min_workers=values.get("min_workers"),
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=float(values.get("gpus_per_worker") or 0.0),
+        whole_cluster="concurrent" in values and trials is None,
+    )
 
 
 def _parsed(script: Path, arguments: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import asyncio
 import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 from ray.job_submission import JobSubmissionClient
 
 from vitrail.cluster import stop_pending
-from vitrail.cluster.job_request import JobRequest
+from vitrail.cluster.code_package import pack_own_package
+from vitrail.cluster.job_record import RUNNING, WAITING, YIELDING
+from vitrail.cluster.job_request import EXPORT_RUNS, JobRequest
 from vitrail.cluster.job_server import connect, explained
 from vitrail.errors import UnknownNameError, UsageError, VitrailError
 
-_LIVE = ("PENDING", "RUNNING")
+_LIVE = ("PENDING", "QUEUED", "RUNNING", "YIELDING")
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 180.0
 """Beyond the 120 s that cluster.yaml gives a job to save a checkpoint."""
@@ -51,7 +54,14 @@ class Job:
     id: str
     name: str
     status: str
-    """Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    """Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; for a job that Ray has started, QUEUED while it waits
+    for its turn, and YIELDING while it makes room."""
+    priority: int
+    preemptible: bool
+    expected_start: float | None
+    """Unix time, of a job that waits; None if unknown."""
+    after: str
+    """The jobs that it waits for, where nobody knows when they end."""
     owner: str
     command: str
     revision: str
@@ -77,7 +87,11 @@ class Job:
         noted = {field: metadata.get(f"vitrail.{field}") or sent_otherwise[field] for field in _FIELDS}
         return cls(
             id=details.submission_id,
-            status=str(getattr(details.status, "value", details.status)),
+            status=_status(str(getattr(details.status, "value", details.status)), metadata),
+            priority=int(metadata.get("vitrail.priority", 0)),
+            preemptible=metadata.get("vitrail.preemptible") == "yes",
+            expected_start=float(metadata.get("vitrail.expected_start") or 0) or None,
+            after=metadata.get("vitrail.after", ""),
             seconds=max(0.0, end_s - start_s),
             exit_status=details.driver_exit_code,
             message=details.message or "",
@@ -95,6 +109,13 @@ class Job:
         if self.status == "SUCCEEDED":
             return 0
         return 2 if self.status == "FAILED" and self.exit_status == 2 else 1
+
+
+def _status(rays: str, notes: dict[str, str]) -> str:
+    """A job's status from Ray's and what its process notes; Ray takes one that waits for its turn for one that runs."""
+    if rays != "RUNNING":
+        return rays
+    return {WAITING: "QUEUED", YIELDING: "YIELDING", RUNNING: "RUNNING"}.get(notes.get("vitrail.state", RUNNING), rays)
 
 
 class Jobs:
@@ -116,15 +137,14 @@ class Jobs:
             if job.live:
                 raise NameInUseError(job.name, job.owner)
         job_id = f"{request.name}-{1 + len(same_name)}"
-        with tempfile.TemporaryDirectory() as folder, explained(self.address):
-            package = Path(folder) / "code.zip"
+        with _package() as package, explained(self.address):
             packed(request.code.write(package))
             try:
                 self._client.submit_job(
                     entrypoint=request.entrypoint(),
                     submission_id=job_id,
                     runtime_env={"working_dir": str(package), "env_vars": request.environment(job_id)},
-                    metadata=_metadata(request),
+                    metadata=request.notes(),
                 )
             except RuntimeError as error:
                 if "already exists" in str(error):
@@ -182,6 +202,25 @@ class Jobs:
                 self._stop_pending(job)
         return self._until_ended(job, timeout_s=_STOP_TIMEOUT_S)
 
+    def recover(self) -> str:
+        """Bring back what an earlier head of this cluster had; what came of it, job by job.
+
+        Raises:
+            VitrailError: it failed on the head.
+        """
+        with _package() as package, explained(self.address):
+            pack_own_package(package)
+            helper = self._client.submit_job(
+                entrypoint=f"{EXPORT_RUNS}; exec python -m vitrail.cluster.job_recovery",
+                runtime_env={"working_dir": str(package), "env_vars": {"PYTHONPATH": "."}},
+                metadata={_HELPER: "recovery"},
+            )
+        ended = self._until_ended(self._read(helper), timeout_s=_STOP_TIMEOUT_S)
+        said = self.log(ended)
+        if ended.status != "SUCCEEDED":
+            raise VitrailError(f"the head's jobs could not be brought back: {said.strip()[-500:] or ended.message}")
+        return said
+
     def _stop_pending(self, job: Job) -> None:
         source = Path(stop_pending.__file__).read_text()
         entrypoint = shlex.join(["python", "-c", source, job.id])
@@ -203,11 +242,8 @@ class Jobs:
             return Job.of(self._client.get_job_info(job_id))
 
 
-def _metadata(request: JobRequest) -> dict[str, str]:
-    return {
-        "vitrail.name": request.name,
-        "vitrail.owner": request.owner,
-        "vitrail.command": request.command,
-        "vitrail.revision": request.code.revision,
-        "vitrail.submitted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+@contextmanager
+def _package() -> Iterator[Path]:
+    """Where code is packed before it is sent."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "code.zip"

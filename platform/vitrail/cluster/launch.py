@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from vitrail.cluster.capacity import granted_cpus
 from vitrail.cluster.runtime import check_feasible, cpu_share, has_cpu_machines
 from vitrail.config import ComputeConfig, IngestChoice, Recipe, RunConfig, TrackingConfig, choose_compute
 from vitrail.data.manifest import Manifest
@@ -54,9 +55,8 @@ def plan_run(
         ingest = "ray-data" if gpus_per_worker and has_cpu_machines() else "worker"
     # Machines without a GPU are then Ray Data's alone, so none need be left on those with one.
     shared = ingest == "ray-data" and not has_cpu_machines()
-    cpus = cpu_share(
-        workers + validate_beside, of=cluster_share * (0.5 if shared else 1.0), on_gpu_machines=gpus_per_worker > 0
-    )
+    ours = 1.0 if granted_cpus() else cluster_share  # what the queue counts is for each trial's workers already
+    cpus = cpu_share(workers + validate_beside, of=ours * (0.5 if shared else 1.0), on_gpu_machines=gpus_per_worker > 0)
     if ingest == "ray-data":
         check_feasible(workers, cpus_per_worker=cpus, gpus_per_worker=gpus_per_worker, spare_cpus=1)
     name = name or f"{recipe.name}-{manifest.name}"

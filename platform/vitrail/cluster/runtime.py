@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import ray
 
-from vitrail.cluster.capacity import Machine, described, fewest_machines, startable_machines
+from vitrail.cluster.capacity import Machine, described, fewest_machines, granted_cpus, startable_machines
 from vitrail.errors import UsageError
 
 HEALTH_CHECKS = {
@@ -70,7 +70,10 @@ def ray_cluster(address: str | None = None, *, num_cpus: int | None = None) -> I
 
 
 def cpu_share(workers: int, *, of: float = 1.0, on_gpu_machines: bool = False) -> int:
-    """CPUs that each of `workers` gets if together they take the share `of` of the cluster's, at least one."""
+    """CPUs that each of `workers` gets if together they take the share `of` of the cluster's, at least one. In a job of
+    the queue, that share of what is counted for each."""
+    if (granted := granted_cpus()) is not None:
+        return max(1, int(granted * of))
     found: Sequence[Machine] = machines()
     if startable_machines():
         found = fewest_machines(found, math.ceil(workers / of), on_gpu_machines=on_gpu_machines)

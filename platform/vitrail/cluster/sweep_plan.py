@@ -75,8 +75,13 @@ class SweepConfig(Strict):
 
     def check_new(self) -> None:
         """Raise `SweepExistsError` if the folder holds a sweep."""
-        if (self.folder / SWEEP_FILE).is_file():
+        if self.is_in(self.folder):
             raise SweepExistsError(str(self.folder))
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a sweep has begun in a folder."""
+        return (folder / SWEEP_FILE).is_file()
 
     def save(self) -> None:
         """Take the folder for this sweep.
