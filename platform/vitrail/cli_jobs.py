@@ -231,8 +231,8 @@ def _print_failure(jobs: "Jobs", job: "Job", file: Any) -> None:
 
     for line in reason_for_failure(jobs.log(job), job.message).splitlines():
         print(f"  error      {line}", file=file)
-    print(f"  log        vitrail logs {job.name}; on the head, in /tmp/ray/session_latest/logs:", file=file)
-    print(f"             job-driver-{job.id}.log, and train/ on each machine for its workers", file=file)
+    print(f"  log        vitrail logs {job.name}; on the head, VITRAIL_RUNS/jobs/*-{job.id}/log.txt; of its", file=file)
+    print("             workers, /tmp/ray/session_latest/logs/train on their machines", file=file)
 
 
 def _begins(job: "Job") -> str:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import requests
 from head import start_head
 from job_cluster import WAIT, Cluster, make_checkout
 
+from vitrail.cluster.job_request import JobRequest
+from vitrail.cluster.jobs import Job, Jobs, NameInUseError
 from vitrail.tracking.job_runs import runs_of_job
 
 SECRET = "hunter22-hunter22"
@@ -58,7 +62,7 @@ def test_failed_job_says_why_and_where_its_log_is(cluster: Cluster) -> None:
     assert "failing: FAILED" in output and "exit code 7" in output
     assert "error      failed on rank 1\n" in output
     assert "error      rank 1: boom\n" in output
-    assert "vitrail logs failing" in output and "job-driver-failing-1.log" in output
+    assert "vitrail logs failing" in output and "VITRAIL_RUNS/jobs/*-failing-1/log.txt" in output
 
 
 @pytest.mark.long
@@ -89,6 +93,29 @@ def test_running_job_is_stopped_with_time_to_save_and_its_name_is_free_again(clu
     code, output = cluster.submit("say", "--follow", name="waiting")
     assert code == 0
     assert "I am waiting-2 of " in output
+
+
+@pytest.mark.long
+def test_of_two_jobs_sent_at_once_under_one_name_one_is_refused(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in cluster.head.environment().items():
+        monkeypatch.setenv(name, value)
+    script = cluster.checkout / "jobs/say.py"
+    request = JobRequest.parse(script, [], name="twins", default_name="", owner="ada")
+    clients, gate = [Jobs(cluster.head.address) for _ in range(2)], threading.Barrier(2)
+
+    def wait_for_the_other(size_bytes: int) -> None:  # both have seen that the name is free
+        gate.wait(60)
+
+    def submit(jobs: Jobs) -> Job:
+        return jobs.submit(request, packed=wait_for_the_other)
+
+    with ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(submit, jobs) for jobs in clients]
+    refused = [attempt.exception() for attempt in sent if attempt.exception()]
+    assert [type(error) for error in refused] == [NameInUseError]
+    assert [job.id for job in clients[0].all() if job.name == "twins"] == ["twins-1"]
 
 
 @pytest.mark.long

@@ -125,4 +125,10 @@ def test_job_that_others_make_room_for_is_expected_now() -> None:
     jobs = [job("low", 4, runs=True, preemptible=True), job("urgent", 4, at=1, priority=1), job("next", 4, at=2)]
     expected = expected_starts(jobs, [GPU], now=10.0)
     assert expected["urgent"] == Expectation(10.0, ())
-    assert expected["next"].after == ("urgent",)
+    assert expected["next"].after == ("low",)  # which then waits too, and was there before
+
+
+def test_who_does_not_come_next_is_after_the_one_before() -> None:
+    jobs = [job("runs", 4, runs=True), job("a", 4, at=1), job("b", 4, at=2), job("large", 8, at=3), job("c", 4, at=4)]
+    after = {name: expected.after for name, expected in expected_starts(jobs, [GPU], now=0).items()}
+    assert after == {"a": ("runs",), "b": ("a",), "large": (), "c": ("b",)}

@@ -136,7 +136,8 @@ class Jobs:
         for job in same_name:
             if job.live:
                 raise NameInUseError(job.name, job.owner)
-        job_id = f"{request.name}-{1 + len(same_name)}"
+        numbers = [int(job.id.rpartition("-")[2]) for job in same_name if job.id.rpartition("-")[0] == request.name]
+        job_id = f"{request.name}-{1 + max(numbers, default=0)}"
         with _package() as package, explained(self.address):
             packed(request.code.write(package))
             try:

@@ -73,7 +73,8 @@ class Expectation:
     at: float | None
     """Unix time; None if it waits for what nobody knows the end of."""
     after: tuple[str, ...]
-    """Jobs that run, whose ends it waits for if `at` is unknown; empty where machines are missing."""
+    """What it waits for if `at` is unknown: the job whose turn is before its own, or those that run; empty where
+    machines are missing."""
 
 
 def decide(jobs: Iterable[QueuedJob], machines: Sequence[Machine]) -> Decision:
@@ -126,9 +127,13 @@ def expected_starts(jobs: Iterable[QueuedJob], machines: Sequence[Machine], *, n
             now, jobs = max(now, first.ends_at or now), [job for job in jobs if job is not first]
         else:
             break
-    unknown = tuple(job.id for job in jobs if not job.waits)
+    before = tuple(job.id for job in jobs if not job.waits)
     for job in in_order(jobs):
-        found[job.id] = Expectation(None, unknown if fits(job.demand, machines) else ())
+        if not fits(job.demand, machines):
+            found[job.id] = Expectation(None, ())
+            continue
+        found[job.id] = Expectation(None, before)
+        before = (job.id,)
     return {job_id: expectation for job_id, expectation in found.items() if job_id in asked}
 
 
