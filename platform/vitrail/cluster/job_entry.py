@@ -57,30 +57,31 @@ _LEAST_GRACE_S = 120.0
 
 def main(command: Sequence[str]) -> int:
     """Run a script when its turn has come, and end as it does."""
+    stopped = threading.Event()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        stopped.set()  # the script gets a SIGTERM of its own from Ray, saves and ends
+
+    signal.signal(signal.SIGTERM, stop)
     folders = JobFolders(Path(os.environ["VITRAIL_RUNS"]).expanduser())
     folder = folders.of(os.environ[RECORD_VARIABLE])
     folder.path.mkdir(parents=True, exist_ok=True)
     with hold(folder.path / ALIVE):
-        job = QueuedScript(folders, folder, command)
-        signal.signal(signal.SIGTERM, job.stop)
-        return job.run()
+        return QueuedScript(folders, folder, command, stopped).run()
 
 
 class QueuedScript:
     """One job's way through the queue."""
 
-    def __init__(self, folders: JobFolders, folder: JobFolder, command: Sequence[str]) -> None:
-        self._folders, self._folder, self._command = folders, folder, command
+    def __init__(
+        self, folders: JobFolders, folder: JobFolder, command: Sequence[str], stopped: threading.Event
+    ) -> None:
+        self._folders, self._folder, self._command, self._stopped = folders, folder, command, stopped
         self._table = JobTable(os.environ["RAY_ADDRESS"])
         self._archive = JobArchive.from_environment()
-        self._stopped = threading.Event()
         self._told: dict[str, str] = {}
         self._cpus = 1
         self._record = self._enter(os.environ[JOB_VARIABLE])
-
-    def stop(self, signum: int, frame: FrameType | None) -> None:
-        """What a SIGTERM does. Ray sends one to the script too, which saves and ends."""
-        self._stopped.set()
 
     def run(self) -> int:
         """Wait, run, make room and wait again, until the script has ended by itself or was stopped; its exit code."""

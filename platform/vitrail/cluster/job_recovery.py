@@ -51,9 +51,12 @@ def _send_again(
     name = record.notes["vitrail.name"]
     taken = {job.submission_id for job in client.list_jobs() if (job.metadata or {}).get("vitrail.name") == name}
     if taken:
-        folders.change(folder, lambda lost: replace(lost, state=FAILED, ended_at=time.time()))
-        reason = "its process died" if record.id in taken else f"{min(taken)} was sent since"
-        return f"{record.id} is not sent again: {reason}"
+        known = table.info(record.id)
+        state = known.status.value if known is not None and known.status.is_terminal() else FAILED
+        folders.change(folder, lambda lost: replace(lost, state=state, ended_at=time.time()))
+        return f"{record.id} is not sent again: " + (
+            f"it is {state} on this head" if record.id in taken else f"{min(taken)} was sent since"
+        )
     client.submit_job(
         entrypoint=record.entrypoint,
         submission_id=record.id,
