@@ -65,21 +65,21 @@ def test_jobs_wait_for_their_turn_by_priority_and_then_by_arrival(cluster: Clust
 @pytest.mark.long
 def test_run_makes_room_and_goes_on_by_itself_exactly_where_it_was(cluster: Cluster, tiny_data: Path) -> None:
     """Its weights are in the end those of a run that nobody disturbed."""
-    assert cluster.train(tiny_data, "--preemptible", name="humble", steps=500)[0] == 0
-    cluster.wait_until("humble", lambda log: "/500  training  loss" in log)
+    assert cluster.train(tiny_data, "--preemptible", name="humble", steps=300)[0] == 0
+    cluster.wait_until("humble", lambda log: "/300  training  loss" in log)
     code, output = cluster.submit("say", "--follow", "--priority", "1", name="higher")
     assert code == 0, output
     code, output = cluster.run("logs", "--follow", "humble")
     assert code == 0, output
     assert "humble-1 makes room for higher-1, and goes on by itself" in output
     assert "and is saved; --resume continues it" in output
-    assert cluster.train(tiny_data, "--follow", name="alone", steps=500)[0] == 0
+    assert cluster.train(tiny_data, "--follow", name="alone", steps=300)[0] == 0
     weights = [load_file(weights_of(cluster, name)) for name in ("humble", "alone")]
     assert all(bool((weights[0][key] == weights[1][key]).all()) for key in weights[1])
 
 
 def weights_of(cluster: Cluster, run: str) -> Path:
-    (path,) = (cluster.head.runs / run / "checkpoints").glob("step_*500*/model.safetensors")
+    (path,) = (cluster.head.runs / run / "checkpoints").glob("step_*300*/model.safetensors")
     return path
 
 

@@ -8,10 +8,13 @@ An archive that cannot be written never holds up a job: that is said once, in th
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitrail.cluster.job_record import CODE, LOG, RECORD, JobFolder, JobFolders
-from vitrail.data.storage import Folder
 from vitrail.errors import VitrailError
+
+if TYPE_CHECKING:
+    from vitrail.data.storage import Folder
 
 ARCHIVE_VARIABLE = "VITRAIL_ARCHIVE"
 """On the head, and for clients that read without one: a folder, s3:// or gs://."""
@@ -20,7 +23,7 @@ ARCHIVE_VARIABLE = "VITRAIL_ARCHIVE"
 class JobArchive:
     """Copies of one head's jobs, or of several heads' one after the other."""
 
-    def __init__(self, place: Folder) -> None:
+    def __init__(self, place: "Folder") -> None:
         self._place = place
         self._failed = False
 
@@ -28,7 +31,11 @@ class JobArchive:
     def from_environment(cls) -> "JobArchive | None":
         """What `VITRAIL_ARCHIVE` names; None where it is not set."""
         place = os.environ.get(ARCHIVE_VARIABLE)
-        return cls(Folder.at(place)) if place else None
+        if not place:
+            return None
+        from vitrail.data.storage import Folder  # late: pyarrow takes 35 MB, and each job that waits has a process
+
+        return cls(Folder.at(place))
 
     def keep(self, folder: JobFolder, *names: str) -> None:
         """Copy files of a job; what is not there is taken away in the archive too."""
