@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import requests
 
-_START_TIMEOUT_S = 120
+_START_TIMEOUT_S = 180
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
 _RAY_START += ["--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
 _RAY_START += ["--min-worker-port=0", "--max-worker-port=0"]
@@ -36,6 +36,9 @@ class Head:
     settings: Mapping[str, str]
     """The environment of its processes."""
     process: "subprocess.Popen[bytes]"
+    """The command that runs it all."""
+    temporary: Path
+    """Ray's own folder."""
 
     def environment(self) -> dict[str, str]:
         """For a client that may get in."""
@@ -44,7 +47,7 @@ class Head:
 
 @contextmanager
 def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str, str]) -> Iterator[Head]:
-    """A head on free ports that is gone, with all that it started, at the end."""
+    """A head on free ports, if the options do not name one, that is gone, with all that it started, at the end."""
     token = secrets.token_hex(32)
     with ExitStack() as stack:
         # Sockets' paths must be short.
@@ -56,22 +59,33 @@ def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str
         command += [f"--ray-client-server-port={client}", *_own_ports(), *options]
         settings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+        # On a busy machine the raylet takes longer to be known than the 30 seconds that Ray gives it.
+        settings |= {"RAY_raylet_start_wait_time_s": "120"}
         settings |= {"RAY_worker_niceness": "0", "VITRAIL_RUNS": str(folder / "runs"), **environment}
         settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
         head = _start(command, settings, folder / "head.log")
         stack.callback(end_with_children, head)
-        started = Head(f"http://127.0.0.1:{dashboard}", token, folder / "runs", f"127.0.0.1:{gcs}", settings, head)
+        started = Head(
+            f"http://127.0.0.1:{dashboard}", token, folder / "runs", f"127.0.0.1:{gcs}", settings, head, Path(temporary)
+        )
         wait_for_jobs_api(started, head, folder / "head.log")
         yield started
 
 
 @contextmanager
-def join(head: Head, log: Path, *, num_cpus: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """Another machine of the cluster, which is one with it when the block begins, and gone at its end."""
+def start_machine(
+    head: Head,
+    log: Path,
+    *options: str,
+    num_cpus: int,
+    environment: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Another machine of a head's cluster, which has joined when the block begins, and is gone at its end; `within`
+    starts its processes."""
     before = len(alive_machines(head))
-    machine = _start(
-        [*_RAY_START, f"--address={head.gcs}", f"--num-cpus={num_cpus}", *_own_ports()], head.settings, log
-    )
+    command = [*within, *_RAY_START, f"--address={head.gcs}", f"--num-cpus={num_cpus}", *_own_ports(), *options]
+    machine = _start(command, {**head.settings, **(environment or {})}, log)
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while len(alive_machines(head)) == before:

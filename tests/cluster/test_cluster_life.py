@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from head import alive_machines, join, start_head, switch_off
+from head import alive_machines, start_head, start_machine, switch_off
 from job_cluster import TINY, Cluster, make_checkout
 from queue_waiting import status, until
 
@@ -52,10 +52,10 @@ def test_whole_life_of_a_model_as_jobs_on_two_machines(machines: Machines, tmp_p
     draw_scenes(scenes, train=16, val=8, size=64, seed=0)
     tiny = [part for change in [*TINY, "val_interval=6", "total_steps=6"] for part in ("--set", change)]
     with (
-        join(cluster.head, machines.logs / "a.log", num_cpus=1),
-        join(cluster.head, machines.logs / "b.log", num_cpus=1),
+        start_machine(cluster.head, machines.logs / "a.log", num_cpus=1),
+        start_machine(cluster.head, machines.logs / "b.log", num_cpus=1),
     ):
-        assert "16 images" in machines.run("pipelines/prepare.py", scenes, data, name="prepare")
+        assert "training   │     16" in machines.run("pipelines/prepare.py", scenes, data, name="prepare")
         machines.run(
             "jobs/tune.py", RECIPE, "--data", data, "--vary", "neck=none,mln", *tiny, "--register", MODEL, name="sweep"
         )
@@ -84,7 +84,10 @@ def test_loss_of_a_machine_under_three_jobs_ends_all_three_right(machines: Machi
     """One machine of three goes; the job that it held goes on where one of the others has ended."""
     cluster, names = machines.cluster, ("one", "two", "three")
     with ExitStack() as stack:
-        joined = [stack.enter_context(join(cluster.head, machines.logs / f"{name}.log", num_cpus=1)) for name in names]
+        joined = [
+            stack.enter_context(start_machine(cluster.head, machines.logs / f"{name}.log", num_cpus=1))
+            for name in names
+        ]
         for name in names:
             options = ("--max-failures", "1", "--save-interval", "2")
             assert cluster.train(tiny_data, name=name, steps=60, workers=1, script_options=options)[0] == 0
