@@ -147,5 +147,5 @@ def test_what_is_mounted_makes_the_environment(raw: dict[str, Any]) -> None:
 
 def environment(config: dict[str, Any]) -> str:
     """The command that writes what every start of Ray reads."""
-    (command,) = [command for command in config["setup_commands"] if "~/vitrail/environment" in command]
+    (command,) = [command for command in config["setup_commands"] if "cat > ~/vitrail/environment" in command]
     return str(command)

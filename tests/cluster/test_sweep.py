@@ -1,16 +1,18 @@
 """Searches that learn from their trials, and what follows from a sweep."""
 
+import json
 from pathlib import Path
 
 import pytest
 from test_survival import TINY
-from test_sweep_plan import config
+from test_sweep_plan import COST, config
 
+from vitrail.cluster.capacity import CLUSTER_VARIABLE
 from vitrail.cluster.sweep_outcome import full_length
 from vitrail.cluster.sweep_plan import plan_sweep
 from vitrail.cluster.tuner import best_configurations, sweep
 from vitrail.sweep.decision import Decision
-from vitrail.sweep.record import Score, SweepRecord, Trial
+from vitrail.sweep.record import Score, SweepRecord, Trial, label
 from vitrail.sweep.space import SearchSpace
 
 NANO = "upernet_vit-nano_128x128_1k"
@@ -40,6 +42,25 @@ def test_optuna_proposes_and_its_best_is_confirmed_with_another_seed(
     best = max(searched, key=lambda trial: trial.best.miou if trial.best else 0.0)
     assert (confirmed.label, confirmed.seed) == (best.label, 1)
     assert set(record.costs) == {trial.label for trial in searched}
+
+
+@pytest.mark.slow
+def test_trials_go_by_what_the_sweeps_driver_knows_of_machines_that_may_be_started(
+    ray_session: None, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = SearchSpace.checked(recipe=NANO, set=list(TINY), vary={"neck": ["mln"]})
+    plan = plan_sweep(space, tiny_data, root=tmp_path, name="sweep", workers=2)
+    plan.save()
+    # Of less than is alive, so that a trial which goes by that, or by its own environment, would train.
+    nodes = {"head": {"resources": {"CPU": 0}}, "little": {"resources": {"CPU": 1}, "max_workers": 1}}
+    launcher = tmp_path / "cluster.yaml"
+    launcher.write_text(json.dumps({"head_node_type": "head", "available_node_types": nodes}))
+    monkeypatch.setenv(CLUSTER_VARIABLE, str(launcher))
+    record = sweep(plan, costs={label({"neck": "mln"}): COST}, show=False)
+    (refused,) = record.trials
+    assert refused.status == "failed"
+    assert "2 workers" in (refused.error or "")
+    assert "do not fit on this cluster, which has 1 CPUs and 0 GPUs" in (refused.error or "")
 
 
 def trial(neck: str, miou: float, **changes: object) -> Trial:

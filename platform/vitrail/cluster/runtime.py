@@ -95,21 +95,28 @@ def has_cpu_machines() -> bool:
     return with_gpu == {True, False}
 
 
-def machines() -> list[dict[str, float]]:
+def machines(startable: Sequence[Machine] | None = None) -> list[Machine]:
     """The resources of each machine of the cluster that is alive, or, where Ray starts them for work that waits, of
-    each that it may start."""
-    return startable_machines() or [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    each that it may start: what `startable_machines` says, here or where the caller asked it."""
+    startable = startable_machines() if startable is None else startable
+    return list(startable) or [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def check_feasible(
-    workers: int, *, cpus_per_worker: float, gpus_per_worker: float, spare_cpus: int = 0, validations: int = 0
+    workers: int,
+    *,
+    cpus_per_worker: float,
+    gpus_per_worker: float,
+    spare_cpus: int = 0,
+    validations: int = 0,
+    startable: Sequence[Machine] | None = None,
 ) -> None:
     """Raise `InfeasibleError` unless the cluster, grown as far as it may, can hold the workers at once, with as many
-    validations beside them, each as large as a worker, and has CPUs to spare.
+    validations beside them, each as large as a worker, and has CPUs to spare. `startable` is as for `machines`.
 
     Ray Train would try for ever: a static cluster never reports that a request cannot be met.
     """
-    found = machines()
+    found = machines(startable)
     cpus, gpus = (sum(machine.get(unit, 0.0) for machine in found) for unit in ("CPU", "GPU"))
     places = workers + validations
     if places * cpus_per_worker + spare_cpus > cpus or places * gpus_per_worker > gpus:

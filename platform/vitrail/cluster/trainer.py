@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig
 from vitrail.checkpoint import CheckpointInfo
 from vitrail.checkpoint_store import CheckpointStore
 from vitrail.cluster.board import RunBoard
+from vitrail.cluster.capacity import Machine
 from vitrail.cluster.driver import hold_run, stop_on_sigterm
 from vitrail.cluster.identity import check_checkpoints, claim_folder
 from vitrail.cluster.progress import show_progress
@@ -73,11 +74,12 @@ def train(
     show: bool = True,
     callbacks: Any = None,
     board: RunBoard | None = None,
+    startable: Sequence[Machine] | None = None,
 ) -> TrainResult:
     """Train until the recipe's last step and return the best checkpoint; Ray must be started.
 
     A run that has reached its last step is returned as it is. Its status is posted to `board`, or shown here from one
-    of its own.
+    of its own. `startable` is what Ray may start, where this process cannot know: on another machine than the head.
 
     Raises:
         RunExistsError: the folder holds a run and `resume` is off, or a run of another identity.
@@ -101,6 +103,7 @@ def train(
         cpus_per_worker=config.cpus_per_worker,
         gpus_per_worker=config.gpus_per_worker,
         validations=int(config.validate_beside),
+        startable=startable,
     )
     with hold_run(Path(config.folder)), _board(config, board) as board:
         ended = _fit(config, board, show=show, callbacks=callbacks)

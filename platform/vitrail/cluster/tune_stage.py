@@ -7,6 +7,7 @@ go on only with sweeps whose folder nobody else may write to.
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
 from vitrail.cluster.board import RunBoard
+from vitrail.cluster.capacity import Machine, startable_machines
 from vitrail.cluster.driver import RunBusyError
 from vitrail.cluster.sweep_plan import SweepConfig
 from vitrail.cluster.sweep_recorder import FAILURE, LAST_SCORE, Recorder, as_grid, chosen
@@ -64,7 +66,8 @@ def run_stage(
     if pairs is not None and not recorder.expect(pairs, retry_failed=retry_failed):
         return
     trainable: Any = tune.with_resources(
-        tune.with_parameters(_run_trial, config=config, board=board), tune.PlacementGroupFactory([_DRIVER])
+        tune.with_parameters(_run_trial, config=config, board=board, startable=startable_machines()),
+        tune.PlacementGroupFactory([_DRIVER]),
     )
     storage = config.folder / "tune"
     if tune.Tuner.can_restore(str(storage / stage)):
@@ -123,15 +126,19 @@ def _scheduler(config: SweepConfig) -> TrialScheduler | None:
     return None
 
 
-def _run_trial(params: dict[str, Any], *, config: SweepConfig, board: RunBoard) -> None:
-    """One trial's driver: its run has a fixed folder, so a trial that is started again continues."""
+def _run_trial(params: dict[str, Any], *, config: SweepConfig, board: RunBoard, startable: Sequence[Machine]) -> None:
+    """One trial's driver: its run has a fixed folder, so a trial that is started again continues.
+
+    The sweep's own driver knows what Ray may start; a trial's process may have been started without that knowledge.
+    """
     run = config.trial(*chosen(params))
     failure = Path(run.folder) / FAILURE
     failure.unlink(missing_ok=True)
     try:
         while True:
             try:
-                result = train(run, resume=True, show=False, callbacks=[_ReportScores(run)], board=board)
+                scores = [_ReportScores(run)]
+                result = train(run, resume=True, show=False, callbacks=scores, board=board, startable=startable)
                 break
             except RunBusyError:  # a search proposed what is being trained already
                 time.sleep(_BUSY_POLL_S)
