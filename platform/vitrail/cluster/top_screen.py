@@ -33,7 +33,9 @@ def screen(view: ClusterView, address: str, *, width: int, height: int | None = 
     parts: list[RenderableType] = [_summary(view, address), ""]
     parts += [_job_table(view.jobs[:jobs], wide=wide) if view.jobs else Text("no jobs", style="dim")]
     parts += _and_more(len(view.jobs) - jobs + view.left_out, "job", "; `vitrail list` has all")
-    parts += ["", _machine_table(view.machines[:machines], wide=wide)] if view.machines else []
+    table = _machine_table(view.machines[:machines], wide=wide)
+    # A head that has just been started does not know of itself as a machine for some seconds.
+    parts += ["", table if view.machines else Text("no machines yet", style="dim")]
     parts += _and_more(len(view.machines) - machines, "machine")
     return Group(*parts)
 
