@@ -16,6 +16,7 @@ from vitrail.cli_models import models_app
 from vitrail.cli_promotion import COMMANDS
 from vitrail.cli_runs import runs_app
 from vitrail.cli_server import server_app, ui
+from vitrail.cli_top import top
 from vitrail.cli_weights import weights_app
 from vitrail.config import override
 from vitrail.errors import exit_codes
@@ -27,6 +28,7 @@ app.add_typer(weights_app, name="weights", help="Weights of mmsegmentation, timm
 app.add_typer(runs_app, name="runs", help="Training runs of a folder.")
 app.add_typer(server_app, name="server", help="MLflow's server, for one person or for several.")
 app.command("ui")(ui)
+app.command("top")(top)
 for _name, _command in JOB_COMMANDS.items():
     # What follows the script is the script's own.
     app.command(_name, context_settings={"allow_interspersed_args": _name != "submit"})(_command)

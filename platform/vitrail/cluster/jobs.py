@@ -71,6 +71,10 @@ class Job:
     exit_status: int | None
     """Of its process."""
     message: str
+    machine: str | None = None
+    """Ray's id of the machine that its process is, or was, on; its log is there."""
+    ray_job: str | None = None
+    """What Ray calls the work of its process, and notes of its actors."""
 
     @classmethod
     def of(cls, details: Any) -> "Job":
@@ -95,6 +99,8 @@ class Job:
             seconds=max(0.0, end_s - start_s),
             exit_status=details.driver_exit_code,
             message=details.message or "",
+            machine=details.driver_node_id,
+            ray_job=details.job_id,
             **noted,
         )
 

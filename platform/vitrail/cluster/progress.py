@@ -31,10 +31,9 @@ class TrainRates:
     seconds_left: float
 
     def __str__(self) -> str:
-        left = time.strftime("%H:%M:%S", time.gmtime(self.seconds_left))
         return (
             f"loss {self.loss:.3f}  lr {self.lr:.2e}  {self.images_per_s:.1f} img/s  "
-            f"data wait {self.data_wait_share:.0%}  {left} left"
+            f"data wait {self.data_wait_share:.0%}  {clock(self.seconds_left)} left"
         )
 
 
@@ -51,6 +50,17 @@ class TrainStatus:
     def __str__(self) -> str:
         score = None if self.miou is None else f"mIoU {self.miou:.2%}"
         return "  ".join(str(part) for part in (self.phase, self.rates, score) if part is not None)
+
+
+def progress_line(name: str, status: TrainStatus) -> str:
+    """A run's status as a line of a log, which `job_progress` reads."""
+    return f"{name}  {status.step}/{status.total_steps}  {status}"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, `00:01:05`; a day has no end at 24 hours."""
+    minutes, second = divmod(int(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}"
 
 
 def show_progress(board: RunBoard, name: str, *, enabled: bool = True) -> AbstractContextManager[None]:
@@ -98,7 +108,7 @@ def _show_lines(board: RunBoard, name: str, done: threading.Event) -> None:
         status = board.read()
         news = status is not None and status != printed
         if news and (ended or time.monotonic() >= due or (printed and status.phase != printed.phase)):
-            print(f"{name}  {status.step}/{status.total_steps}  {status}", file=sys.stderr, flush=True)
+            print(progress_line(name, status), file=sys.stderr, flush=True)
             printed, due = status, time.monotonic() + _LINE_INTERVAL_S
         if ended:
             return

@@ -1,4 +1,4 @@
-"""What rank 0 tells the outside while it trains: the driver, MLflow, and the checkpoint's own description."""
+"""What rank 0 tells the outside while it trains: the driver, MLflow, Prometheus, the checkpoint's description."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.checkpoint import BestScore, CheckpointInfo, DataSource
+from vitrail.cluster import run_metrics
 from vitrail.cluster.board import RunBoard
 from vitrail.cluster.progress import TrainRates, TrainStatus
+from vitrail.cluster.run_metrics import RunMetrics
 from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.validation import ValidationFailed, draw_panels
 from vitrail.config import RunConfig
 from vitrail.data.manifest import Manifest
+from vitrail.data.order import StreamPlan
 from vitrail.data.storage import Folder
 from vitrail.evaluation.pictures import Pixels
 from vitrail.evaluation.predictor import Evaluation, Predictor
@@ -28,7 +31,7 @@ _FLUSH_TIMEOUT_S = 5.0
 
 
 class Reporter:
-    """Reports for rank 0; on the other ranks every call does nothing."""
+    """Reports for rank 0; the other ranks show their own rates to Prometheus, and nothing else."""
 
     def __init__(
         self,
@@ -36,11 +39,13 @@ class Reporter:
         manifest: Manifest,
         tracker: Tracker,
         *,
-        rank: int,
+        plan: StreamPlan,
         board: RunBoard | None,
         resumed: CheckpointInfo | None,
     ) -> None:
+        rank = plan.rank
         self._config = config
+        self._plan = plan
         self._manifest = manifest
         self._tracker = tracker
         self._rank = rank
@@ -52,6 +57,7 @@ class Reporter:
         self.ends_as: Status = "FINISHED"
         """What the run is marked as in MLflow when the workers end."""
         self._status = TrainStatus("starting", 0, config.recipe.total_steps)
+        self._metrics = RunMetrics.open(config.name, rank=rank)
 
     @classmethod
     @contextmanager
@@ -60,16 +66,16 @@ class Reporter:
         config: RunConfig,
         manifest: Manifest,
         *,
-        rank: int,
+        plan: StreamPlan,
         board: RunBoard | None,
         resumed: CheckpointInfo | None = None,
     ) -> Iterator["Reporter"]:
         """A reporter whose MLflow run is finished when the block ends well, and left open for a restart otherwise."""
-        tracker = open_tracker(config) if rank == 0 else NullTracker()
+        tracker = open_tracker(config) if plan.rank == 0 else NullTracker()
         for split, context in (("training", "train"), ("validation", "val")):
             name = f"{manifest.name}-{split}"
             tracker.log_dataset(name, digest=manifest.fingerprint, context=context, source=config.data)
-        reporter = cls(config, manifest, tracker, rank=rank, board=board, resumed=resumed)
+        reporter = cls(config, manifest, tracker, plan=plan, board=board, resumed=resumed)
         try:
             yield reporter
         except BaseException:
@@ -86,8 +92,9 @@ class Reporter:
         self._tracker.set_tags({"vitrail.start": covered, "vitrail.start_sha256": str(start["sha256"])})
         self._tracker.log_dict(start, "start.json")
 
-    def steps(self, step: int, lr: float, readings: dict[str, float]) -> None:
-        """Report the mean losses and rates of the last steps."""
+    def steps(self, step: int, lr: float, readings: dict[str, float], *, skipped: int) -> None:
+        """Report the mean losses and rates of the last steps, and how many were passed over so far."""
+        self._metrics.set_worker(readings, share=self._plan.share / self._plan.global_batch)
         if self._clock is None:
             return
         self._clock.reached(step)
@@ -102,6 +109,21 @@ class Reporter:
             seconds_left=images_left / readings["images_per_s"],
         )
         self._post(phase="training", step=step, rates=rates)
+        self._metrics.set_steps(readings)
+        self._metrics.set(
+            {
+                run_metrics.STEP: step,
+                run_metrics.PLANNED_STEPS: self._config.recipe.total_steps,
+                run_metrics.LEARNING_RATE: lr,
+                run_metrics.REMAINING: rates.seconds_left,
+                run_metrics.WORKERS: self._plan.world_size,
+                run_metrics.RESTARTS: self.restarts.restarts,
+                run_metrics.LOST_TO_RESTARTS: self.restarts.lost_s,
+                run_metrics.SKIPPED_STEPS: skipped,
+            }
+        )
+        if self._best is not None:
+            self._metrics.set({run_metrics.BEST_MIOU: self._best[0]})
 
     def skipped(self, steps: Sequence[NonFiniteStep], ids: Sequence[str], total: int) -> None:
         """Note steps that were passed over, with all workers' samples of the first of them."""
@@ -154,6 +176,13 @@ class Reporter:
         }
         self._tracker.log_table(columns, "tables/per_class.json")
         self._post(phase="training", step=step, miou=scores.miou)
+        self._metrics.set(
+            {
+                run_metrics.MIOU: scores.miou,
+                run_metrics.BEST_MIOU: self._best[0],
+                run_metrics.VALIDATED_STEP: step,
+            }
+        )
 
     def pictures(self, predictor: Predictor, *, step: int) -> None:
         """Log what the model makes of a few fixed validation images."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import ray
 
 from vitrail.cluster.capacity import Machine, described, fewest_machines, granted_cpus, startable_machines
+from vitrail.cluster.run_metrics import SWITCH
 from vitrail.errors import UsageError
 
 HEALTH_CHECKS = {
@@ -42,7 +43,7 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> Non
     if not address:
         # Two actors fewer per run: one machine is not preempted in part, and nobody scrapes its metrics.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+        os.environ.setdefault(SWITCH, "0")
         for name, value in HEALTH_CHECKS.items():
             os.environ.setdefault(name, value)
     options = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}

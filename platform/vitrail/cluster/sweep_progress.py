@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -11,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vitrail.cluster.board import RunBoard
-from vitrail.cluster.progress import TrainStatus, beside
+from vitrail.cluster.progress import TrainStatus, beside, clock
 from vitrail.cluster.sweep_plan import RECORD_FILE, SweepConfig
 from vitrail.sweep.record import SweepRecord, Trial
 
@@ -39,6 +38,12 @@ def trial_table(record: SweepRecord, statuses: dict[str, TrainStatus]) -> Table:
     return table
 
 
+def trial_line(trial: Trial, *, over: int, trials: int) -> str:
+    """How a trial stands as a line of a log, which `job_progress` reads."""
+    score = f"  mIoU {trial.scores[-1].miou:.2%}" if trial.scores else ""
+    return f"[{over}/{trials}] {trial.name}  {trial.step}/{trial.total_steps}{score}  {_status(trial, None)}"
+
+
 def _show_table(config: SweepConfig, board: RunBoard, done: threading.Event) -> None:
     with Live(console=Console(stderr=True), refresh_per_second=2) as live:
         while True:
@@ -58,9 +63,7 @@ def _show_lines(config: SweepConfig, board: RunBoard, done: threading.Event) -> 
         for trial in record.trials:
             news = (trial.status, len(trial.scores))
             if seen.get(trial.name, ("waiting", 0)) != news:
-                score = f"  mIoU {trial.scores[-1].miou:.2%}" if trial.scores else ""
-                line = f"{trial.name}  {trial.step}/{trial.total_steps}{score}  {_status(trial, None)}"
-                print(f"[{over}/{len(record.trials)}] {line}", file=sys.stderr, flush=True)
+                print(trial_line(trial, over=over, trials=len(record.trials)), file=sys.stderr, flush=True)
             seen[trial.name] = news
         if ended:
             return
@@ -80,4 +83,4 @@ def _status(trial: Trial, status: TrainStatus | None) -> str:
 def _left(status: TrainStatus | None) -> str:
     if status is None or status.rates is None:
         return ""
-    return time.strftime("%H:%M:%S", time.gmtime(status.rates.seconds_left))
+    return clock(status.rates.seconds_left)

@@ -55,7 +55,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         learner = Learner.set_up(config)
         place = learner.place
         reporter = stack.enter_context(
-            Reporter.open(config, learner.manifest, rank=rank, board=board, resumed=learner.resumed)
+            Reporter.open(config, learner.manifest, plan=learner.plan, board=board, resumed=learner.resumed)
         )
         lockstep = stack.enter_context(_lockstep(config, board, learner))
         stream = stack.enter_context(learner.stream())
@@ -126,7 +126,8 @@ class _Loop:
         readings = self.meter.read()
         self._check_finite()
         self.reporter.collect()
-        self.reporter.steps(done, self.recipe.schedule.lr(done - 1, self.recipe.total_steps), readings)
+        lr = self.recipe.schedule.lr(done - 1, self.recipe.total_steps)
+        self.reporter.steps(done, lr, readings, skipped=self.finite.skipped)
 
     def _check_finite(self) -> None:
         bad = self.finite.read()
