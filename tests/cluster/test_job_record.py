@@ -22,7 +22,7 @@ from vitrail.cluster.job_record import (
     JobRecord,
 )
 from vitrail.cluster.queue_policy import Demand
-from vitrail.cluster.script_process import ScriptProcess, seconds_left
+from vitrail.cluster.script_process import ScriptProcess
 from vitrail.data.storage import Folder
 
 RECORD_OF_NIGHT = JobRecord(
@@ -104,7 +104,7 @@ def test_archive_that_cannot_be_written_is_said_once_and_holds_up_nothing(
 
 def test_script_is_copied_to_the_log_and_dies_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("import os, signal\nprint('00:01:05 left', os.getpid(), flush=True)\nsignal.pause()\n")
+    script.write_text("import signal\nprint('run  5/60  training  00:01:05 left', flush=True)\nsignal.pause()\n")
     parent = f"""\
 import os, sys
 from pathlib import Path
@@ -122,7 +122,7 @@ script.ended(600)
         assert said == "65.0\n"
         process.kill()
         assert process.stdout.read() == ""  # which ends when the script, who has the other end too, is gone
-    assert copied.startswith("00:01:05 left ")
+    assert copied == "run  5/60  training  00:01:05 left\n"
 
 
 def test_exit_code_of_a_script_is_as_a_shell_gives_it(tmp_path: Path) -> None:
@@ -130,9 +130,3 @@ def test_exit_code_of_a_script_is_as_a_shell_gives_it(tmp_path: Path) -> None:
         (tmp_path / "script.py").write_text(text)
         process = ScriptProcess([str(tmp_path / "script.py")], environment={}, log=tmp_path / "log")
         assert process.ended(60) == code
-
-
-def test_time_left_is_the_last_that_was_said() -> None:
-    assert seconds_left("a  01:00:00 left\nb  00:59:30 left") == 3570
-    assert seconds_left("2 days 03:00:00 left") == 51 * 3600
-    assert seconds_left("nothing of it", 5.0) == 5.0

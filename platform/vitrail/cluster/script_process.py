@@ -1,7 +1,6 @@
 """A script in a process of its own, whose output goes to this process's own and to a file, and which dies with it."""
 
 import ctypes
-import re
 import signal
 import subprocess
 import sys
@@ -10,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from vitrail.cluster.job_progress import read_progress
+
 _PR_SET_PDEATHSIG = 1
-_LEFT = re.compile(r"(?:(\d+) days? )?(\d+):(\d\d):(\d\d) left")
 _PIECE_BYTES = 1 << 16
 _SAID_BYTES = 400
-"""As much of the output's end as holds the last line about the time left."""
+"""As much of the output's end as holds the last line about its progress."""
 
 
 class ScriptProcess:
@@ -62,16 +62,9 @@ class ScriptProcess:
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             said = (said + piece)[-_SAID_BYTES:]
-            self.seconds_left = seconds_left(said.decode(errors="replace"), self.seconds_left)
-
-
-def seconds_left(text: str, before: float | None = None) -> float | None:
-    """The last `HH:MM:SS left` of a text, in seconds; `before` where there is none."""
-    found = _LEFT.findall(text)
-    if not found:
-        return before
-    days, hours, minutes, seconds = (int(part or 0) for part in found[-1])
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+            progress = read_progress(said.decode(errors="replace"))
+            if progress is not None and progress.seconds_left is not None:
+                self.seconds_left = progress.seconds_left
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
