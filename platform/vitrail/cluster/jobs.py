@@ -56,12 +56,6 @@ class Job:
     status: str
     """Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; for a job that Ray has started, QUEUED while it waits
     for its turn, and YIELDING while it makes room."""
-    priority: int
-    preemptible: bool
-    expected_start: float | None
-    """Unix time, of a job that waits; None if unknown."""
-    after: str
-    """The jobs that it waits for, where nobody knows when they end."""
     owner: str
     command: str
     revision: str
@@ -71,6 +65,12 @@ class Job:
     exit_status: int | None
     """Of its process."""
     message: str
+    priority: int = 0
+    preemptible: bool = False
+    expected_start: float | None = None
+    """Unix time, of a job that waits; None if unknown."""
+    after: str = ""
+    """The jobs that it waits for, where nobody knows when they end."""
     machine: str | None = None
     """Ray's id of the machine that its process is, or was, on; its log is there."""
     ray_job: str | None = None
