@@ -15,6 +15,7 @@ from vitrail.errors import UsageError, exit_codes
 from vitrail.tracking.environment import TrackingError, current_user
 
 if TYPE_CHECKING:
+    from vitrail.cluster.job_request import JobRequest
     from vitrail.cluster.jobs import Job, Jobs
 
 Name = Annotated[str, typer.Argument(help="The job's name.")]
@@ -38,6 +39,9 @@ def submit(
         str | None, typer.Option(help="The job's name; otherwise the script's --name, or one made up.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its output, and end as it ends.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run where, what is missing, and hours; send nothing.")
+    ] = False,
     cluster: Annotated[Path, typer.Option(help="The file that the cluster was made from.")] = Path("cluster.yaml"),
     address: Address = None,
 ) -> None:
@@ -57,6 +61,8 @@ def submit(
         made_up = f"{script.stem}-{datetime.now(UTC):%m%d-%H%M%S}"
         request = JobRequest.parse(script, own, name=name, default_name=made_up, owner=current_user())
         jobs = _jobs(address)
+        if dry_run:
+            raise SystemExit(_dry_run(jobs, request, read_launcher_file(cluster)))
         request.check_fits(machines_behind(jobs.address, read_launcher_file(cluster)))
         code = request.code
 
@@ -161,6 +167,15 @@ def _jobs(address: str | None) -> "Jobs":
     from vitrail.cluster.jobs import Jobs
 
     return Jobs(job_address(address))
+
+
+def _dry_run(jobs: "Jobs", request: "JobRequest", launcher: dict[str, Any]) -> int:
+    from vitrail.cluster.dry_run import look
+    from vitrail.cluster.preflight_report import print_dry_run
+
+    found = look(jobs, request, launcher)
+    print_dry_run(found)
+    return found.preflight.exit_code
 
 
 def _follow(jobs: "Jobs", job: "Job") -> int:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,14 @@ import psutil
 import requests
 
 _START_TIMEOUT_S = 120
+_PORTS = (
+    "--dashboard-agent-listen-port",
+    "--dashboard-agent-grpc-port",
+    "--metrics-export-port",
+    "--runtime-env-agent-port",
+    "--node-manager-port",
+)
+_PORTS_OF_A_HEAD = ("--ray-client-server-port", *_PORTS)
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,8 @@ class Head:
     token: str
     runs: Path
     """Where its jobs keep their runs."""
+    gcs: str
+    """Where other machines join."""
 
     def environment(self) -> dict[str, str]:
         """For a client that may get in."""
@@ -41,27 +51,67 @@ def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str
         # Sockets' paths must be short.
         temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        ports = iter(free_ports(8))
-        dashboard = next(ports)
-        named = ["--port", "--ray-client-server-port", "--dashboard-agent-listen-port", "--dashboard-agent-grpc-port"]
-        named += ["--metrics-export-port", "--runtime-env-agent-port", "--node-manager-port"]
+        dashboard, gcs, *ports = free_ports(2 + len(_PORTS_OF_A_HEAD))
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
         command += [f"--num-cpus={num_cpus}", f"--temp-dir={temporary}", f"--dashboard-port={dashboard}"]
         command += ["--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
         command += ["--min-worker-port=0", "--max-worker-port=0", *options]
-        command += [f"{name}={port}" for name, port in zip(named, ports, strict=True)]
-        settings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-        settings |= {"RAY_worker_niceness": "0", "VITRAIL_RUNS": str(folder / "runs"), **environment}
-        settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
+        command += [f"--port={gcs}", *_named(_PORTS_OF_A_HEAD, ports)]
+        settings = _settings(token, folder / "runs", environment)
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(
                 command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder
             )
         stack.callback(end_with_children, head)
-        started = Head(f"http://127.0.0.1:{dashboard}", token, folder / "runs")
+        started = Head(f"http://127.0.0.1:{dashboard}", token, folder / "runs", f"127.0.0.1:{gcs}")
         wait_for_jobs_api(started, head, folder / "head.log")
         yield started
+
+
+@contextmanager
+def start_machine(
+    head: Head, folder: Path, *options: str, num_cpus: int, environment: dict[str, str], within: Sequence[str] = ()
+) -> Iterator[None]:
+    """Another machine of a head's cluster, which has joined when the block begins; `within` starts its processes."""
+    command = [*within, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    command += [f"--address={head.gcs}", f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1"]
+    command += ["--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0", *options]
+    command += _named(_PORTS, free_ports(len(_PORTS)))
+    before = _alive(head)
+    log = folder / f"machine-{before}.log"
+    with log.open("wb") as output:
+        settings = _settings(head.token, head.runs, environment)
+        machine = subprocess.Popen(
+            command, env=settings, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder
+        )
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while _alive(head) == before:
+            assert machine.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        end_with_children(machine)
+
+
+def _alive(head: Head) -> int:
+    """How many machines the head knows of."""
+    signed = {"Authorization": f"Bearer {head.token}"}
+    answer = requests.get(f"{head.address}/api/v0/nodes?detail=1", headers=signed, timeout=30)
+    return sum(node["state"] == "ALIVE" for node in answer.json()["data"]["result"]["result"])
+
+
+def _settings(token: str, runs: Path, environment: dict[str, str]) -> dict[str, str]:
+    """What Ray's processes find set."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    settings |= {"RAY_worker_niceness": "0", "VITRAIL_RUNS": str(runs), **environment}
+    settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
+    return settings
+
+
+def _named(options: Sequence[str], ports: Sequence[int]) -> list[str]:
+    return [f"{option}={port}" for option, port in zip(options, ports, strict=True)]
 
 
 def free_ports(count: int) -> list[int]:

@@ -86,6 +86,11 @@ class TrainingAsked(_Asked):
         changes += [f"pretrained={'null' if self.pretrained == 'none' else self.pretrained}"] if self.pretrained else []
         return override(get_recipe(self.recipe), [*changes, *(self.set_ or [])])
 
+    @property
+    def base(self) -> Recipe | None:
+        """The same, as for a sweep."""
+        return self.changed_recipe
+
     def plan(self) -> RunConfig:
         """The run, as `plan_run`; Ray must be started."""
         from vitrail.cluster.launch import plan_run
@@ -153,6 +158,11 @@ class SweepAsked(_Asked):
             rule=self.rule,
         )
 
+    @property
+    def base(self) -> Recipe | None:
+        """The recipe that is varied; None for a sweep to go on with."""
+        return self.search_space.base if self.search_space else None
+
     def plan(self) -> "SweepConfig":
         """The new sweep, as `plan_sweep`; Ray must be started."""
         from vitrail.cluster.sweep_plan import plan_sweep
@@ -170,3 +180,11 @@ class SweepAsked(_Asked):
             experiment=self.experiment,
             tracking_uri=self.tracking_uri,
         )
+
+
+def asked_by(parameters: Mapping[str, Any]) -> TrainingAsked | SweepAsked | None:
+    """What a script with these parameters by name is asked for; None if they are those of neither."""
+    for kind in (TrainingAsked, SweepAsked):
+        if {field.name for field in fields(kind)} <= parameters.keys():
+            return kind.of(parameters)
+    return None

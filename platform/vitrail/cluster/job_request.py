@@ -55,7 +55,7 @@ class JobRequest:
         """
         check_no_secrets(arguments, os.environ)
         code = CodePackage.of(script)
-        values = _parsed(script, arguments)
+        values = parsed_arguments(script, arguments)
         own_name = values.get("name")
         return cls(
             name=name or (own_name if isinstance(own_name, str) else default_name),
@@ -110,7 +110,7 @@ def check_no_secrets(arguments: Sequence[str], environment: Mapping[str, str]) -
             )
 
 
-def _parsed(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
+def parsed_arguments(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
     """The values of a script's parameters, by name; nothing for scripts that typer does not read."""
     main = _main_of(script)
     if main is None:

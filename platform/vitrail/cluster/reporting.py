@@ -9,6 +9,7 @@ from typing import Any
 
 from vitrail.checkpoint import BestScore, CheckpointInfo, DataSource
 from vitrail.cluster.board import RunBoard
+from vitrail.cluster.identity import THROUGHPUT
 from vitrail.cluster.progress import TrainRates, TrainStatus
 from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.validation import ValidationFailed, draw_panels
@@ -23,7 +24,6 @@ from vitrail.training.continuity import Continuity, RestartClock
 from vitrail.training.finite import NonFiniteStep
 from vitrail.training.throughput import ThroughputCard
 
-THROUGHPUT = "throughput.json"
 _FLUSH_TIMEOUT_S = 5.0
 
 
