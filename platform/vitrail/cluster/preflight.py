@@ -110,11 +110,12 @@ def _places(facts: Facts, types: Sequence[NodeType], placement: Placement | None
         )
         return
     text = f"{placement.placed} of {placement.asked} places for {one} each can be had at once"
-    if placement.placed < facts.asked.least:
+    least = facts.asked.least + int(facts.run is not None and facts.run.config.validate_beside)
+    if placement.placed < least:
         way_out = f"ask for {placement.placed} workers, begin with fewer by --min-workers, or let the cluster grow"
         yield Finding("too-few-places", "error", text, way_out)
     else:
-        text += f"; it begins with at least {facts.asked.least}, and takes more when there are more"
+        text += f"; it begins with at least {least}, and takes more when there are more"
         yield Finding("fewer-places", "warning", text, "let the cluster grow, or ask for fewer workers")
 
 
