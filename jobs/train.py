@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from vitrail import options
-from vitrail.config import IngestChoice, choose_compute, override
+from vitrail.cluster.asked import TrainingAsked
+from vitrail.config import IngestChoice
 from vitrail.errors import exit_codes
-from vitrail.recipes import get_recipe
 
 
 def main(
@@ -51,42 +51,38 @@ def main(
 ) -> None:
     """Train RECIPE on a prepared data set."""
     with exit_codes():
-        changes = [f"total_steps={steps}"] if steps else []
-        changes += [f"global_batch={global_batch}"] if global_batch else []
-        changes += [f"pretrained={'null' if pretrained == 'none' else pretrained}"] if pretrained else []
-        chosen = override(get_recipe(recipe), [*changes, *(set_ or [])])
-        compute = choose_compute(
-            precision,
-            gpus=gpus_per_worker > 0,
-            compile=compile_,
-            checkpoint_activations=checkpoint_activations,
+        asked = TrainingAsked(
+            recipe=recipe,
+            data=data,
+            name=name,
+            root=root,
+            workers=workers,
+            min_workers=min_workers,
+            gpus_per_worker=gpus_per_worker,
+            seed=seed,
+            steps=steps,
+            pretrained=pretrained,
+            set_=set_,
+            global_batch=global_batch,
+            precision=precision,
             micro_batch=micro_batch,
+            compile_=compile_,
+            checkpoint_activations=checkpoint_activations,
+            checkpoints=checkpoints,
+            save_interval=save_interval,
+            max_failures=max_failures,
+            skip_non_finite=skip_non_finite,
+            validate_beside=validate_beside,
+            ingest=ingest,
+            experiment=experiment,
+            tracking_uri=tracking_uri,
         )
 
-        from vitrail.cluster.launch import plan_run
         from vitrail.cluster.runtime import ray_cluster
         from vitrail.cluster.trainer import register_best, train
 
         with ray_cluster(address):
-            config = plan_run(
-                chosen,
-                data,
-                root=root,
-                name=name,
-                seed=seed,
-                workers=workers,
-                gpus_per_worker=gpus_per_worker,
-                min_workers=min_workers,
-                compute=compute,
-                checkpoint_root=checkpoints,
-                save_interval_s=save_interval,
-                max_skipped_steps=skip_non_finite,
-                max_failures=max_failures,
-                validate_beside=validate_beside,
-                ingest=ingest,
-                tracking_uri=tracking_uri,
-                experiment=experiment,
-            )
+            config = asked.plan()
             result = train(config, resume=resume)
             version = register_best(config, result, name=register)
         print(f"{config.name}: best mIoU {result.best_miou:.2%} at step {result.best_info.step}, {result.best}")

@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 
 from vitrail import options
-from vitrail.config import choose_compute
-from vitrail.errors import UsageError, exit_codes
-from vitrail.sweep.space import DIMENSIONS, SearchSpace, parse_vary
+from vitrail.cluster.asked import SweepAsked
+from vitrail.errors import exit_codes
+from vitrail.sweep.space import DIMENSIONS
 
 _SPACE = "A search space (.toml), or the recipe that --vary varies."
 _VARY = f"NAME=A,B,… or NAME=LOW..HIGH or NAME=log:LOW..HIGH; {', '.join(DIMENSIONS)}, or any path.to.field."
@@ -53,51 +53,40 @@ def main(
 ) -> None:
     """Run the trials of SPACE, report them, and register the best."""
     with exit_codes():
-        if resume is not None and (space or data or vary or set_):
-            raise UsageError("--resume takes search space and data from the sweep's folder; leave them out")
-        if resume is None and not (space and data):
-            raise UsageError("give a search space or recipe and --data, or --resume with a sweep's name")
-        asked = None
-        if space is not None:
-            asked = SearchSpace.named(
-                space,
-                vary=parse_vary(vary) if vary else None,
-                set=set_ or None,
-                seeds=seeds,
-                search=search,
-                samples=samples,
-                scheduler=scheduler,
-                rule=rule,
-            )
-        compute = choose_compute(
-            precision,
-            gpus=gpus_per_worker > 0,
-            compile=compile_,
-            checkpoint_activations=checkpoint_activations,
+        asked = SweepAsked(
+            space=space,
+            data=data,
+            vary=vary,
+            set_=set_,
+            seeds=seeds,
+            search=search,
+            samples=samples,
+            scheduler=scheduler,
+            rule=rule,
+            name=name,
+            root=root,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            concurrent=concurrent,
+            precision=precision,
             micro_batch=micro_batch,
+            compile_=compile_,
+            checkpoint_activations=checkpoint_activations,
+            resume=resume,
+            experiment=experiment,
+            tracking_uri=tracking_uri,
         )
 
         from vitrail.cluster.runtime import ray_cluster
         from vitrail.cluster.sweep_outcome import announce, conclude
-        from vitrail.cluster.sweep_plan import SweepConfig, plan_sweep
+        from vitrail.cluster.sweep_plan import SweepConfig
         from vitrail.cluster.tuner import sweep
 
         with ray_cluster(address):
-            if asked is None or (options.is_continued() and SweepConfig.is_in(root / name)):
+            if resume is not None or (options.is_continued() and SweepConfig.is_in(root / name)):
                 config, costs = SweepConfig.load(root / (resume or name)), None
             else:
-                config = plan_sweep(
-                    asked,
-                    data,
-                    root=root,
-                    name=name,
-                    workers=workers,
-                    gpus_per_worker=gpus_per_worker,
-                    concurrent=concurrent,
-                    compute=compute,
-                    experiment=experiment,
-                    tracking_uri=tracking_uri,
-                )
+                config = asked.plan()
                 config.check_new()
                 costs = announce(config)
                 if dry_run:

@@ -16,6 +16,7 @@ from vitrail.errors import UsageError, exit_codes
 from vitrail.tracking.environment import TrackingError, current_user
 
 if TYPE_CHECKING:
+    from vitrail.cluster.job_request import JobRequest
     from vitrail.cluster.jobs import Job, Jobs
 
 Name = Annotated[str, typer.Argument(help="The job's name.")]
@@ -46,6 +47,9 @@ def submit(
     cpus_per_worker: Annotated[
         int | None, typer.Option(min=1, help="CPUs of each worker [default: its GPUs' share, or 1].")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run where, what is missing, and hours; send nothing.")
+    ] = False,
     cluster: Annotated[Path, typer.Option(help="The file that the cluster was made from.")] = Path("cluster.yaml"),
     address: Address = None,
 ) -> None:
@@ -74,6 +78,8 @@ def submit(
             cpus_per_worker=cpus_per_worker,
         )
         jobs = _jobs(address)
+        if dry_run:
+            raise SystemExit(_dry_run(jobs, request, read_launcher_file(cluster)))
         request.check_fits(machines_behind(jobs.address, read_launcher_file(cluster)))
         code = request.code
 
@@ -194,6 +200,15 @@ def _jobs(address: str | None) -> "Jobs":
     from vitrail.cluster.jobs import Jobs
 
     return Jobs(job_address(address))
+
+
+def _dry_run(jobs: "Jobs", request: "JobRequest", launcher: dict[str, Any]) -> int:
+    from vitrail.cluster.dry_run import look
+    from vitrail.cluster.preflight_report import print_dry_run
+
+    found = look(jobs, request, launcher)
+    print_dry_run(found)
+    return found.preflight.exit_code
 
 
 def _follow(jobs: "Jobs", job: "Job") -> int:

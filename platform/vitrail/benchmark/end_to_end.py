@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from vitrail.cluster.identity import THROUGHPUT
 from vitrail.cluster.launch import plan_run
-from vitrail.cluster.reporting import THROUGHPUT
 from vitrail.cluster.runtime import ray_cluster
 from vitrail.cluster.trainer import train
 from vitrail.config import Ingest, Recipe, RunConfig, Schedule

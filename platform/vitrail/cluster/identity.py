@@ -11,6 +11,8 @@ from vitrail.config import Recipe, RunConfig
 from vitrail.errors import UsageError
 
 RUN_FILE = "run.json"
+THROUGHPUT = "throughput.json"
+"""In a run's folder, its throughput card."""
 
 
 class RunExistsError(UsageError):
@@ -25,20 +27,10 @@ class RunExistsError(UsageError):
 
 
 def claim_folder(config: RunConfig, *, resume: bool) -> None:
-    """Make the run's folder this run's own, or check that it already is."""
-    path = Path(config.folder) / RUN_FILE
-    if path.is_file():
-        found = json.loads(path.read_text())
-        different = _differences(_as_written_today(found["identity"]), config.identity())
-        if different:
-            raise RunExistsError(
-                config.folder, "holds another run: " + "; ".join(different) + "; choose another --name"
-            )
-        if not resume:
-            raise RunExistsError(
-                config.folder, "already holds this run; continue it with --resume or choose another --name"
-            )
+    """Make the run's folder this run's own, or check that it already is; raises as `check_folder`."""
+    if check_folder(config, resume=resume):
         return
+    path = Path(config.folder) / RUN_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".writing")
@@ -48,6 +40,26 @@ def claim_folder(config: RunConfig, *, resume: bool) -> None:
         aside.rename(path)
     except OSError as error:
         raise UsageError(f"cannot write the run's folder {config.folder}: {error.strerror}") from error
+
+
+def check_folder(config: RunConfig, *, resume: bool) -> bool:
+    """Whether the run's folder holds this run already, which is to be continued.
+
+    Raises:
+        RunExistsError: it is not, or the folder holds another run.
+    """
+    path = Path(config.folder) / RUN_FILE
+    if not path.is_file():
+        return False
+    found = json.loads(path.read_text())
+    different = _differences(_as_written_today(found["identity"]), config.identity())
+    if different:
+        raise RunExistsError(config.folder, "holds another run: " + "; ".join(different) + "; choose another --name")
+    if not resume:
+        raise RunExistsError(
+            config.folder, "already holds this run; continue it with --resume or choose another --name"
+        )
+    return True
 
 
 def check_checkpoints(config: RunConfig) -> None:

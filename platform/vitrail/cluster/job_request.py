@@ -70,7 +70,7 @@ class JobRequest:
         """
         check_no_secrets(arguments, os.environ)
         code = CodePackage.of(script)
-        values = _parsed(script, arguments)
+        values = parsed_arguments(script, arguments)
         own_name = values.get("name")
         return cls(
             name=name or (own_name if isinstance(own_name, str) else default_name),
@@ -154,7 +154,7 @@ def _demand(values: Mapping[str, Any], *, cpus_per_worker: int | None) -> Demand
     )
 
 
-def _parsed(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
+def parsed_arguments(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
     """The values of a script's parameters, by name; nothing for scripts that typer does not read."""
     main = _main_of(script)
     if main is None:

@@ -28,8 +28,8 @@ _LIVE = ("PENDING", "QUEUED", "RUNNING", "YIELDING")
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 180.0
 """Beyond the 120 s that cluster.yaml gives a job to save a checkpoint."""
-_HELPER = "vitrail.stops"
-"""Noted of a job that does nothing but end another."""
+HELPER = "vitrail.helps"
+"""Noted of a job that only serves another: ends it, or looks at the cluster before it is sent."""
 _FIELDS = ("name", "owner", "command", "revision", "submitted_at")
 
 
@@ -163,7 +163,7 @@ class Jobs:
         """Every job that was sent to the cluster since its head was started, the newest first."""
         with explained(self.address):
             known = self._client.list_jobs()
-        found = [details for details in known if details.submission_id and _HELPER not in (details.metadata or {})]
+        found = [details for details in known if details.submission_id and HELPER not in (details.metadata or {})]
         found.sort(key=lambda details: details.start_time or 0, reverse=True)
         return [Job.of(details) for details in found]
 
@@ -220,7 +220,7 @@ class Jobs:
             helper = self._client.submit_job(
                 entrypoint=f"{EXPORT_RUNS}; exec python -m vitrail.cluster.job_recovery",
                 runtime_env={"working_dir": str(package), "env_vars": {"PYTHONPATH": "."}},
-                metadata={_HELPER: "recovery"},
+                metadata={HELPER: "recovery"},
             )
         ended = self._until_ended(self._read(helper), timeout_s=_STOP_TIMEOUT_S)
         said = self.log(ended)
@@ -231,7 +231,7 @@ class Jobs:
     def _stop_pending(self, job: Job) -> None:
         source = Path(stop_pending.__file__).read_text()
         entrypoint = shlex.join(["python", "-c", source, job.id])
-        helper = self._client.submit_job(entrypoint=entrypoint, metadata={_HELPER: job.id})
+        helper = self._client.submit_job(entrypoint=entrypoint, metadata={HELPER: job.id})
         ended = self._until_ended(self._read(helper), timeout_s=_STOP_TIMEOUT_S)
         if ended.status != "SUCCEEDED" and self._read(job.id).live:
             raise VitrailError(f"{job.name} waits and could not be stopped: {ended.message.strip()[-500:]}")

@@ -62,7 +62,7 @@ def _measure(recipe: Recipe, compute: ComputeConfig, batch: int, threads: int) -
 
     from vitrail.benchmark.own_model import OwnModel
     from vitrail.models.flops import nominal_flops
-    from vitrail.models.segmentor import Segmentor
+    from vitrail.models.segmentor import count_parameters
     from vitrail.training.throughput import peak_memory_gib, seconds_each
 
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
@@ -72,12 +72,10 @@ def _measure(recipe: Recipe, compute: ComputeConfig, batch: int, threads: int) -
     train_s = statistics.median(seconds_each(model.build("train", batch), device, repeats=_REPEATS))
     memory = peak_memory_gib(device)
     predict_s = statistics.median(seconds_each(model.build("predict", 1), device, repeats=_REPEATS))
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in Segmentor(recipe.model).parameters())
     return Cost(
         train_images_per_s=batch / train_s,
         predict_images_per_s=1 / predict_s,
         peak_memory_gib=memory,
-        parameters=parameters,
+        parameters=count_parameters(recipe.model),
         nominal_flops=nominal_flops(recipe.model, recipe.transforms.crop_size),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from vitrail.checkpoint import BestScore, CheckpointInfo, DataSource
 from vitrail.cluster import run_metrics
 from vitrail.cluster.board import RunBoard
+from vitrail.cluster.identity import THROUGHPUT
 from vitrail.cluster.progress import TrainRates, TrainStatus
 from vitrail.cluster.run_metrics import RunMetrics
 from vitrail.cluster.run_tracker import open_tracker
@@ -26,7 +27,6 @@ from vitrail.training.continuity import Continuity, RestartClock
 from vitrail.training.finite import NonFiniteStep
 from vitrail.training.throughput import ThroughputCard
 
-THROUGHPUT = "throughput.json"
 _FLUSH_TIMEOUT_S = 5.0
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vitrail.config import RunConfig
+from vitrail.config import Recipe, RunConfig
 from vitrail.tracking.tracker import NullTracker, Tracker, start_run
 
 
@@ -18,7 +18,7 @@ def open_tracker(config: RunConfig) -> Tracker:
         "data": config.data,
         "seed": config.seed,
         "workers": config.workers,
-        **_flat(recipe.model_dump(mode="json", exclude={"name", "published"})),
+        **recipe_parameters(recipe),
     }
     tags = {
         "vitrail.recipe": recipe.name,
@@ -37,6 +37,11 @@ def open_tracker(config: RunConfig) -> Tracker:
         parent_run_key=tracking.parent_run_key,
         folder=Path(config.folder),
     )
+
+
+def recipe_parameters(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's fields as parameters of a run, by their paths."""
+    return _flat(recipe.model_dump(mode="json", exclude={"name", "published"}))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

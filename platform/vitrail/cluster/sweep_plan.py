@@ -22,7 +22,7 @@ from vitrail.training.step import validation_steps
 
 SWEEP_FILE = "sweep.json"
 RECORD_FILE = "record.json"
-_START_S = 60.0
+START_S = 60.0
 """What a trial needs beside its steps, roughly: processes that start and import torch, saving, the end in MLflow."""
 _STATE_COPIES = 3
 """Tensors as large as the parameters in a checkpoint: the weights and AdamW's two moments, float32."""
@@ -189,7 +189,7 @@ class Forecast:
         gpus = f", {self.gpu_hours:.1f} GPU-hours" if self.gpu_hours else ""
         return [
             f"{self.trials} trials{repeats}; {self.concurrent} at a time",
-            f"{most}{_duration(self.hours)}{gpus}",
+            f"{most}{duration(self.hours)}{gpus}",
             f"{self.disk_bytes / 1e9:.1f} GB of checkpoints are kept",
         ]
 
@@ -222,18 +222,27 @@ def known_recipes(config: SweepConfig) -> dict[str, Recipe]:
 
 def forecast(config: SweepConfig, costs: Mapping[str, Cost]) -> Forecast:
     """From the measured costs of `known_recipes`, by label."""
+    recipes, workers = known_recipes(config), config.template.workers
+    val_images = Manifest.load(config.template.data).split("validation").num_samples
+    seconds = {
+        name: run_seconds(recipe, costs[name], workers=workers, val_images=val_images)
+        for name, recipe in recipes.items()
+    }
+    return forecast_from(config, seconds, {name: costs[name].parameters for name in recipes})
+
+
+def forecast_from(config: SweepConfig, seconds: Mapping[str, float], parameters: Mapping[str, int]) -> Forecast:
+    """From the seconds of a trial and the size of its model, by the labels of `known_recipes`."""
     space, template = config.space, config.template
-    recipes = known_recipes(config)
-    seconds = statistics.mean(_seconds(template, recipe, costs[name]) for name, recipe in recipes.items())
-    state_bytes = statistics.mean(_STATE_COPIES * 4 * costs[name].parameters for name in recipes)
-    repeated = space.size if space.is_one_stage else min(space.confirm, space.size)
-    trials = space.size + (space.seeds - 1) * repeated
+    mean_s = statistics.mean(seconds.values())
+    state_bytes = statistics.mean(map(checkpoint_bytes, parameters.values()))
+    trials = trial_count(space)
     return Forecast(
         trials=trials,
         confirmations=0 if space.is_one_stage else trials - space.size,
         concurrent=min(config.concurrent, trials),
-        hours=math.ceil(trials / config.concurrent) * seconds / 3600,
-        gpu_hours=trials * seconds * template.workers * template.gpus_per_worker / 3600,
+        hours=math.ceil(trials / config.concurrent) * mean_s / 3600,
+        gpu_hours=trials * mean_s * template.workers * template.gpus_per_worker / 3600,
         disk_bytes=int(trials * (template.keep_newest + template.keep_best) * state_bytes),
         ends_early=space.scheduler != "none",
     )
@@ -245,12 +254,24 @@ def _machine(run: RunConfig) -> str:
     return f"{plural(run.cpus_per_worker, 'CPU')} each"
 
 
-def _seconds(run: RunConfig, recipe: Recipe, cost: Cost) -> float:
-    images = recipe.total_steps * recipe.global_batch
-    validations = 1 + len(validation_steps(recipe))
-    validated = validations * Manifest.load(run.data).split("validation").num_samples
-    return _START_S + (images / cost.train_images_per_s + validated / cost.predict_images_per_s) / run.workers
+def trial_count(space: SearchSpace) -> int:
+    """All trials of a sweep, those that repeat the best with other seeds among them."""
+    repeated = space.size if space.is_one_stage else min(space.confirm, space.size)
+    return space.size + (space.seeds - 1) * repeated
 
 
-def _duration(hours: float) -> str:
+def run_seconds(recipe: Recipe, cost: Cost, *, workers: int, val_images: int, done_steps: int = 0) -> float:
+    """What a run of `recipe` takes from its start on, validations included, each worker having the speed of `cost`."""
+    images = (recipe.total_steps - done_steps) * recipe.global_batch
+    validations = (done_steps == 0) + len([step for step in validation_steps(recipe) if step > done_steps])
+    validated = validations * val_images
+    return START_S + (images / cost.train_images_per_s + validated / cost.predict_images_per_s) / workers
+
+
+def checkpoint_bytes(parameters: int) -> int:
+    """Size of a checkpoint of a model with so many parameters, but for a few kilobytes."""
+    return _STATE_COPIES * 4 * parameters
+
+
+def duration(hours: float) -> str:
     return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"

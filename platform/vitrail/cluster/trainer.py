@@ -16,10 +16,9 @@ from vitrail.checkpoint_store import CheckpointStore
 from vitrail.cluster.board import RunBoard
 from vitrail.cluster.capacity import Machine
 from vitrail.cluster.driver import hold_run, stop_on_sigterm
-from vitrail.cluster.identity import check_checkpoints, claim_folder
+from vitrail.cluster.identity import THROUGHPUT, check_checkpoints, claim_folder
 from vitrail.cluster.progress import show_progress
 from vitrail.cluster.recovery import FreshView, NotePlaces, Trainer
-from vitrail.cluster.reporting import THROUGHPUT
 from vitrail.cluster.run_errors import RunStoppedError, explained
 from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.runtime import check_feasible

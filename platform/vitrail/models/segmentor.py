@@ -3,6 +3,7 @@
 logits = Segmentor(get_recipe("upernet_deit-s16_mln_512x512_160k_ade20k").model)(images)
 """
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -82,3 +83,9 @@ class Segmentor(nn.Module):
             "aux.loss_ce": aux_loss,
             "aux.acc_seg": aux_accuracy,
         }
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Of a segmentor, without making its tensors."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Segmentor(config).parameters())

@@ -24,6 +24,12 @@ def is_http(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http://", "https://"))
 
 
+def local_store(tracking_uri: str) -> Path | None:
+    """The folder of a local store's database; None for a server."""
+    database = _database(tracking_uri)
+    return database.parent if database else None
+
+
 def ensure_store(tracking_uri: str, *, default_artifacts: str | None = None) -> None:
     """Create the tables of a local store, in WAL mode, unless they exist; does nothing for a server.
 
