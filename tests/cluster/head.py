@@ -35,7 +35,7 @@ class Head:
 
 @contextmanager
 def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str, str]) -> Iterator[Head]:
-    """A head on free ports that is gone, with all that it started, at the end."""
+    """A head on free ports, if the options do not name one, that is gone, with all that it started, at the end."""
     token = secrets.token_hex(32)
     with ExitStack() as stack:
         # Sockets' paths must be short.
@@ -48,8 +48,8 @@ def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
         command += [f"--num-cpus={num_cpus}", f"--temp-dir={temporary}", f"--dashboard-port={dashboard}"]
         command += ["--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
-        command += ["--min-worker-port=0", "--max-worker-port=0", *options]
-        command += [f"{name}={port}" for name, port in zip(named, ports, strict=True)]
+        command += ["--min-worker-port=0", "--max-worker-port=0"]
+        command += [*(f"{name}={port}" for name, port in zip(named, ports, strict=True)), *options]
         settings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
         settings |= {"RAY_worker_niceness": "0", "VITRAIL_RUNS": str(folder / "runs"), **environment}
