@@ -57,7 +57,7 @@ def test_every_series_that_is_asked_for_is_defined_with_its_labels(dashboard: di
     for name, labels in asked:
         assert name in KNOWN
         assert labels <= KNOWN[name], name
-    (runs,) = [found["definition"] for found in dashboard["templating"]["list"] if found["name"] == "run"]
+    (runs,) = [found["query"]["query"] for found in dashboard["templating"]["list"] if found["name"] == "run"]
     name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", runs).groups()  # type: ignore[union-attr]
     assert label in DEFINED[name]
 

@@ -13,8 +13,8 @@ from vitrail.cluster import run_metrics as metrics
 from vitrail.cluster.run_metrics import RunMetric
 
 DASHBOARD = Path(__file__).with_name("grafana_dashboard.json")
-_SCHEMA_VERSION = 41
-"""Of Grafana 12; older ones read it too."""
+_SCHEMA_VERSION = 42
+"""Of Grafana 13; older ones read it too."""
 _GRID_WIDTH = 24
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _IMAGES_PER_SECOND = "suffix: images/s"
@@ -258,13 +258,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def _variables() -> list[dict[str, Any]]:
     runs = f"label_values({metrics.STEP.series}, run)"
     return [
-        {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "current": {}},
+        {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
         {
             "name": "run",
             "label": "Run",
             "type": "query",
             "datasource": _SOURCE,
-            "definition": runs,
             "query": {"query": runs, "refId": "run"},
             "refresh": 2,
             "sort": 1,
