@@ -4,6 +4,7 @@ The machine is a namespace of its own, in which a folder is empty that the head 
 """
 
 import json
+import re
 import secrets
 import shutil
 import subprocess
@@ -168,7 +169,16 @@ def test_missing_credentials_are_found_where_they_are_missing(cluster: Cluster) 
         code, output = cluster.look(
             "train.py",
             NANO,
-            *("--data", "s3://bucket/data", "--checkpoints", "s3://bucket/runs", "--tracking-uri", cluster.mlflow),
+            *(
+                "--data",
+                "s3://bucket/data",
+                "--checkpoints",
+                "s3://bucket/runs",
+                "--tracking-uri",
+                cluster.mlflow,
+                "--workers",
+                3,
+            ),
         )
     assert code == 2
     other = _other(output)
@@ -229,7 +239,7 @@ def test_what_the_plan_refuses_and_a_job_of_the_name_are_found(
     finally:
         cluster.run("stop", "taken-name")
     assert code == 2
-    assert "error refused: " in output and "global batch" in output
+    assert "error refused: global_batch=1 is not enough for 2 workers" in output
     assert "error job-name-in-use: " in output and "`vitrail stop taken-name`" in output
     assert "warning versions-differ: every machine: rich " in output and "(99.0 here)" in output
 
@@ -247,4 +257,5 @@ def test_sweep_and_other_scripts_are_told_as_far_as_they_are_known(cluster: Clus
 
 def _other(output: str) -> str:
     """The other machine's name."""
-    return output.partition("machines head: ")[2].partition(") ")[2].partition(":")[0]
+    (name,) = re.findall(r"(\S+): 1 CPUs and 0 GPUs", output)
+    return str(name)

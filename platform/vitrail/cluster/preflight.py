@@ -228,10 +228,15 @@ def _versions(facts: Facts, versions: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _silent(facts: Facts, placement: Placement | None) -> Iterator[Finding]:
-    silent = [machine.name for machine in facts.machines if machine.answer is None]
+    silent = [machine.name for machine in facts.machines if machine.answer is None and machine.asked]
     if silent:
         text = f"{_listed(silent)} did not answer in time, so it is not known what they reach"
         yield Finding("silent", "warning", text, "try again when they are less busy, or look at them with `ray status`")
+    unasked = sum(not machine.asked for machine in facts.machines)
+    if unasked:
+        yield Finding(
+            "unasked", "note", f"{unasked} machines are too many to be asked too", "others of their kind were"
+        )
     if placement is not None and facts.asked is not None:
         later = [share.machines for share in placement.shares if share.to_start]
         if later:

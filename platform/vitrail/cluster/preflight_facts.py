@@ -59,7 +59,9 @@ class MachineFacts(Strict):
     """Of the launcher's file."""
     resources: dict[str, float]
     answer: Answer | None
-    """None where it did not answer in time."""
+    """None where it did not answer in time, or was not asked."""
+    asked: bool = True
+    """False for those that are too many to be asked."""
 
 
 class RunFacts(Strict):
