@@ -100,7 +100,7 @@ def test_machine_that_holds_no_worker_need_not_reach_anything() -> None:
     ("said", "name"),
     [
         ({"tracking_error": "nothing answers (ConnectionError)"}, "mlflow-unreachable"),
-        ({"tracking_error": "You are not authenticated."}, "mlflow-refused"),
+        ({"tracking_error": "You are not authenticated.", "tracking_refused": True}, "mlflow-refused"),
         ({"checkpoints_error": "Permission denied"}, "checkpoints-unwritable"),
         ({"weights_error": "there is no file 'w.pth'"}, "weights-unreachable"),
         ({"unshared": ("/runs",)}, "checkpoints-not-shared"),

@@ -40,6 +40,8 @@ class Answer(Strict):
     data_error: str | None = None
     data_fingerprint: str | None = None
     tracking_error: str | None = None
+    tracking_refused: bool = False
+    """Whether MLflow answers, but wants other credentials."""
     weights_error: str | None = None
     checkpoints_error: str | None = None
     unshared: tuple[str, ...] = ()
