@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from throughput_cards import card
 
 from vitrail.cluster.earlier_runs import EarlierRun, earlier_runs
 from vitrail.cluster.expected_time import by_earlier_run, expect
@@ -14,20 +15,11 @@ from vitrail.cluster.preflight_facts import Answer
 from vitrail.cluster.sweep_plan import START_S
 from vitrail.config import ComputeConfig, RunConfig, override
 from vitrail.recipes import get_recipe
-from vitrail.training.throughput import ThroughputCard
 
 NANO = get_recipe("upernet_vit-nano_mln_128x128_1k")
 DEIT = get_recipe("upernet_deit-s16_512x512_160k_ade20k")
 CPU_MACHINE = Answer(cpu="AMD EPYC", cores=2, gpus=(), versions={}, cache="/c", cache_free_bytes=1)
 GPU_MACHINE = CPU_MACHINE.model_copy(update={"gpus": ("NVIDIA X",) * 4})
-
-
-def card(**changes: Any) -> dict[str, Any]:
-    """Of a run whose validations took a fifth of its time."""
-    values: dict[str, Any] = dict.fromkeys(ThroughputCard.model_fields, 1.0)
-    values |= {"device": "CPU", "precision": "fp32", "workers": 2, "restarts": 0, "validation_share": 0.2}
-    values |= {"images_per_s": 40.0, "images_per_s_per_worker": 20.0, **changes}
-    return ThroughputCard(**values).model_dump()
 
 
 def run_config(folder: Path, **changes: Any) -> RunConfig:
@@ -36,7 +28,7 @@ def run_config(folder: Path, **changes: Any) -> RunConfig:
 
 
 def test_run_takes_as_long_as_an_alike_one_took_per_image() -> None:
-    earlier = EarlierRun(name="a", where="/runs", card=card(), val_interval=250)
+    earlier = EarlierRun(name="a", where="/runs", card=card().model_dump(), val_interval=250)
     found = by_earlier_run(earlier, NANO, workers=4)
     # 1000 steps of 16 at 80 images/s, and a quarter of that for validations.
     assert found.seconds == pytest.approx(START_S + 200 + 50)
@@ -59,7 +51,7 @@ def test_earlier_runs_are_those_of_the_same_work_on_the_same_kind_of_device(tmp_
     for age, (name, (config, throughput)) in enumerate(runs.items()):
         claim_folder(config, resume=False)
         path = tmp_path / name / THROUGHPUT
-        path.write_text(json.dumps(throughput))
+        path.write_text(throughput.model_dump_json())
         os.utime(path, (1e9 - age, 1e9 - age))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / THROUGHPUT).write_text("{}")

@@ -100,7 +100,7 @@ def test_machine_that_holds_no_worker_need_not_reach_anything() -> None:
     ("said", "name"),
     [
         ({"tracking_error": "nothing answers (ConnectionError)"}, "mlflow-unreachable"),
-        ({"tracking_error": "You are not authenticated."}, "mlflow-refused"),
+        ({"tracking_error": "You are not authenticated.", "tracking_refused": True}, "mlflow-refused"),
         ({"checkpoints_error": "Permission denied"}, "checkpoints-unwritable"),
         ({"weights_error": "there is no file 'w.pth'"}, "weights-unreachable"),
         ({"unshared": ("/runs",)}, "checkpoints-not-shared"),
@@ -140,6 +140,8 @@ def test_other_versions_and_silence_are_warnings() -> None:
     found = told(facts(machine("a", answer(versions={"python": "3.11", "ray": "2.59.0"})), machine("b")))
     assert (names(found), found.exit_code) == (["versions-differ", "silent"], 0)
     assert found.findings[0].text == "a: ray 2.59.0 (2.60.0 here)"
+    many = told(facts(machine("a", answer()), *(machine(f"b{n}", asked=False) for n in range(3))))
+    assert [(finding.name, finding.text[:10]) for finding in many.findings] == [("unasked", "3 machines")]
 
 
 def test_refused_plan_and_taken_name_are_errors() -> None:

@@ -9,8 +9,6 @@ from vitrail.cluster.placement import Need, NodeType, Placement, place
 from vitrail.cluster.preflight_facts import Answer, Facts, MachineFacts, RunFacts
 
 Severity = Literal["error", "warning", "note"]
-_REFUSALS = ("401", "403", "PERMISSION_DENIED", "UNAUTHENTICATED", "not authenticated")
-"""What is in the answer of an MLflow that wants other credentials."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +151,19 @@ def _plan(facts: Facts) -> Iterator[Finding]:
 
 
 def _tracking(facts: Facts) -> Iterator[Finding]:
-    for text, where in _by_text(facts, lambda answer: answer.tracking_error).items():
-        name = "mlflow-unreachable"
+    def unreachable(answer: Answer) -> str | None:
+        return None if answer.tracking_refused else answer.tracking_error
+
+    def refused(answer: Answer) -> str | None:
+        return answer.tracking_error if answer.tracking_refused else None
+
+    at = f"MLflow at {facts.question.tracking_uri}"
+    for text, where in _by_text(facts, unreachable).items():
         way_out = "start it, or name another by MLFLOW_TRACKING_URI of the nodes or --tracking-uri"
-        if any(word in text for word in _REFUSALS):
-            name, way_out = "mlflow-refused", "put ~/.mlflow/credentials on the machines right; jobs carry none"
-        yield Finding(name, "error", f"{where}: MLflow at {facts.question.tracking_uri}: {text}", way_out)
+        yield Finding("mlflow-unreachable", "error", f"{where}: {at}: {text}", way_out)
+    for text, where in _by_text(facts, refused).items():
+        way_out = "put ~/.mlflow/credentials on the machines right; jobs carry none"
+        yield Finding("mlflow-refused", "error", f"{where}: {at}: {text}", way_out)
 
 
 def _checkpoints(facts: Facts, checkpoint_bytes: int | None) -> Iterator[Finding]:
@@ -228,10 +233,15 @@ def _versions(facts: Facts, versions: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _silent(facts: Facts, placement: Placement | None) -> Iterator[Finding]:
-    silent = [machine.name for machine in facts.machines if machine.answer is None]
+    silent = [machine.name for machine in facts.machines if machine.answer is None and machine.asked]
     if silent:
         text = f"{_listed(silent)} did not answer in time, so it is not known what they reach"
         yield Finding("silent", "warning", text, "try again when they are less busy, or look at them with `ray status`")
+    unasked = sum(not machine.asked for machine in facts.machines)
+    if unasked:
+        yield Finding(
+            "unasked", "note", f"{unasked} machines are too many to be asked too", "others of their kind were"
+        )
     if placement is not None and facts.asked is not None:
         later = [share.machines for share in placement.shares if share.to_start]
         if later:

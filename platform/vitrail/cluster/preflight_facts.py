@@ -43,6 +43,8 @@ class Answer(Strict):
     data_error: str | None = None
     data_fingerprint: str | None = None
     tracking_error: str | None = None
+    tracking_refused: bool = False
+    """Whether MLflow answers, but wants other credentials."""
     weights_error: str | None = None
     checkpoints_error: str | None = None
     unshared: tuple[str, ...] = ()
@@ -62,7 +64,9 @@ class MachineFacts(Strict):
     """Of the launcher's file."""
     resources: dict[str, float]
     answer: Answer | None
-    """None where it did not answer in time."""
+    """None where it did not answer in time, or was not asked."""
+    asked: bool = True
+    """False for those that are too many to be asked."""
 
 
 class RunFacts(Strict):

@@ -18,7 +18,10 @@ from vitrail.data.storage import Folder
 from vitrail.errors import DataError, VitrailError
 from vitrail.models.hub_files import PretrainedUnavailableError, check_available
 from vitrail.tracking.environment import TrackingError
-from vitrail.tracking.reachable import check_reachable
+from vitrail.tracking.reachable import TrackingRefusedError, check_reachable
+
+_OF_ONE_REQUEST = re.compile(r" \(Request ID: [^)]*\)|\.probe-[0-9a-f]+ (?=to )")
+"""What makes the same trouble read differently on every machine."""
 
 
 def answer(question: Question) -> Answer:
@@ -26,6 +29,7 @@ def answer(question: Question) -> Answer:
     machine = describe_machine()
     cache = cache_folder()
     data_error, fingerprint = _data(question.data)
+    tracking_error, refused = _tracking(question.tracking_uri)
     return Answer(
         cpu=machine["cpu"],
         cores=machine["cores"],
@@ -33,7 +37,8 @@ def answer(question: Question) -> Answer:
         versions=package_versions(question.packages),
         data_error=data_error,
         data_fingerprint=fingerprint,
-        tracking_error=_error_of(lambda: check_reachable(question.tracking_uri or "")),
+        tracking_error=tracking_error,
+        tracking_refused=refused,
         weights_error=_error_of(lambda: _check_weights(question)),
         checkpoints_error=_error_of(lambda: check_writable(question.checkpoints)),
         unshared=tuple(folder for folder, mark in question.marks.items() if not Path(mark).is_file()),
@@ -118,6 +123,15 @@ def _data(place: str | None) -> tuple[str | None, str | None]:
     return None, manifest.fingerprint
 
 
+def _tracking(tracking_uri: str | None) -> tuple[str | None, bool]:
+    """Why MLflow cannot be used, and whether that is for want of credentials."""
+    try:
+        check_reachable(tracking_uri or "")
+    except TrackingError as error:
+        return _text(error), isinstance(error, TrackingRefusedError)
+    return None, False
+
+
 def _check_weights(question: Question) -> None:
     name = question.pretrained
     if name is None or Path(name).exists():
@@ -142,4 +156,4 @@ def _text(error: Exception) -> str:
         return f"{error.name} is not in the hub's cache, and {error.repository} cannot be reached ({error.reason})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(_OF_ONE_REQUEST.sub("", str(error)).split()) or type(error).__name__

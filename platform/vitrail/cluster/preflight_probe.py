@@ -51,7 +51,7 @@ def main(context: str, script: str, arguments: Sequence[str]) -> None:
             answers = _collect(pending) | {ray.get_runtime_context().get_node_id(): here.result()}
         facts = Facts(
             cluster=next((name for node in nodes if (name := node["Labels"].get(CLUSTER_LABEL))), None),
-            machines=tuple(_machines(nodes, answers)),
+            machines=tuple(_machines(nodes, answers, asked={*pending.values(), *answers})),
             types=tuple(_types()),
             available={unit: ray.available_resources().get(unit, 0.0) for unit in ("CPU", "GPU")},
             asked=_asked(asked, parameters),
@@ -152,7 +152,9 @@ def _kinds_first(nodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return first + others
 
 
-def _machines(nodes: Sequence[dict[str, Any]], answers: dict[str, Answer]) -> Iterator[MachineFacts]:
+def _machines(
+    nodes: Sequence[dict[str, Any]], answers: dict[str, Answer], *, asked: set[str]
+) -> Iterator[MachineFacts]:
     counted: dict[str, int] = {}
     for node in nodes:
         head = _HEAD_RESOURCE in node["Resources"]
@@ -165,6 +167,7 @@ def _machines(nodes: Sequence[dict[str, Any]], answers: dict[str, Answer]) -> It
             type=None if head else kind,
             resources={unit: node["Resources"].get(unit, 0.0) for unit in ("CPU", "GPU")},
             answer=answers.get(node["NodeID"]),
+            asked=node["NodeID"] in asked,
         )
 
 
