@@ -27,6 +27,10 @@ class Head:
     token: str
     runs: Path
     """Where its jobs keep their runs."""
+    temporary: Path
+    """Ray's own folder."""
+    pid: int
+    """Of the command that runs it all."""
 
     def environment(self) -> dict[str, str]:
         """For a client that may get in."""
@@ -59,7 +63,7 @@ def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str
                 command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder
             )
         stack.callback(end_with_children, head)
-        started = Head(f"http://127.0.0.1:{dashboard}", token, folder / "runs")
+        started = Head(f"http://127.0.0.1:{dashboard}", token, folder / "runs", Path(temporary), head.pid)
         wait_for_jobs_api(started, head, folder / "head.log")
         yield started
 
