@@ -40,6 +40,11 @@ class Head:
     temporary: Path
     """Ray's own folder."""
 
+    @property
+    def pid(self) -> int:
+        """Of that command."""
+        return self.process.pid
+
     def environment(self) -> dict[str, str]:
         """For a client that may get in."""
         return {"RAY_AUTH_TOKEN": self.token, "RAY_API_SERVER_ADDRESS": self.address}

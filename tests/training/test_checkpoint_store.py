@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 import torch
+from gcs_server import GcsServer, gcs_server
 from s3_server import CREDENTIALS, S3Server, endpoint_query, free_port, s3_server
 from test_checkpoint import info
 
@@ -36,6 +37,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    with gcs_server(tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {**CREDENTIALS, "VITRAIL_CACHE": str(tmp_path / "cache")}.items():
@@ -54,10 +61,14 @@ def remote(server: S3Server, bucket: str) -> CheckpointStore:
     return CheckpointStore.at(f"s3://{bucket}/runs/x/checkpoints{server.query}")
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", "s3", "gcs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
     if request.param == "disk":
         return CheckpointStore.at(tmp_path / "run" / "checkpoints")
+    if request.param == "gcs":
+        google, name = request.getfixturevalue("google"), f"bucket-{uuid4().hex[:8]}"
+        google.make_bucket(name)
+        return CheckpointStore.at(google.uri(name, "runs/x/checkpoints"))
     found: CheckpointStore = request.getfixturevalue("remote")
     return found
 

@@ -4,11 +4,12 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 
 from vitrail.cluster.capacity import Machine, described, fewest_machines, granted_cpus, startable_machines
+from vitrail.cluster.loopback import keep_token_private, on_loopback
 from vitrail.cluster.run_metrics import SWITCH
 from vitrail.errors import UsageError
 
@@ -35,6 +36,7 @@ class InfeasibleError(UsageError):
 def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> None:
     """Join the cluster at `address` (or `RAY_ADDRESS`); with neither, start Ray here. Does nothing if joined.
 
+    What is started here listens on the loopback address alone; a Ray for several machines is `ray start`'s.
     Workers' output is not printed here: what a user should see goes through `cluster.progress`.
     """
     if ray.is_initialized():
@@ -46,16 +48,18 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> Non
         os.environ.setdefault(SWITCH, "0")
         for name, value in HEALTH_CHECKS.items():
             os.environ.setdefault(name, value)
+        keep_token_private()
     options = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
     # Says at every start that token authentication is on, which is Ray's default and ours.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    ray.init(
-        address=address or "local",
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        configure_logging=True,
-        **{key: value for key, value in options.items() if value is not None},
-    )
+    with nullcontext() if address else on_loopback():
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            configure_logging=True,
+            **{key: value for key, value in options.items() if value is not None},
+        )
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train.torch import TorchConfig
 
 from vitrail.checkpoint import CheckpointInfo
 from vitrail.checkpoint_store import CheckpointStore
@@ -17,6 +16,7 @@ from vitrail.cluster.board import RunBoard
 from vitrail.cluster.capacity import Machine
 from vitrail.cluster.driver import hold_run, stop_on_sigterm
 from vitrail.cluster.identity import THROUGHPUT, check_checkpoints, claim_folder
+from vitrail.cluster.meeting import MeetingConfig
 from vitrail.cluster.progress import show_progress
 from vitrail.cluster.recovery import FreshView, NotePlaces, Trainer
 from vitrail.cluster.run_errors import RunStoppedError, explained
@@ -216,7 +216,7 @@ def _build_trainer(config: RunConfig, board: Any, callbacks: Any) -> Trainer:
     return Trainer(
         _enter_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},
-        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
+        torch_config=MeetingConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
             elastic_resize_monitor_interval_s=config.resize_interval_s,

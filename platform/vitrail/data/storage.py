@@ -4,9 +4,11 @@
     folder.read("manifest.json")
 
 Names are relative to the folder and use `/`. A file that exists under its name is complete. Credentials and endpoints
-come from the environment, as the store's own tools read them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …); an endpoint
-may also stand in the URI, as pyarrow reads it: `s3://bucket/x?endpoint_override=127.0.0.1%3A9000&scheme=http`. A store
-that does not answer is given up after pyarrow's three attempts: 6 s where connections are refused.
+come from the environment, as the store's own tools read them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …, or
+`GOOGLE_APPLICATION_CREDENTIALS`); an endpoint may also stand in the URI, as pyarrow reads it:
+`s3://bucket/x?endpoint_override=127.0.0.1%3A9000&scheme=http`, and `gs://anonymous@bucket/x` asks without credentials.
+A store that does not answer is given up: S3 after pyarrow's three attempts, 6 s where connections are refused, and
+Google's after 15 s of them, unless the URI says `retry_limit_seconds`.
 """
 
 import hashlib
@@ -27,6 +29,12 @@ from vitrail.errors import UsageError
 
 _REMOTE = re.compile(r"^[a-z][a-z0-9+]+://", re.IGNORECASE)
 _PIECE_BYTES = 8 << 20
+_GOOGLES = ("gs://", "gcs://")
+_GOOGLE_RETRY_S = 15
+"""Google's library would try for 15 minutes."""
+_GOOGLES_REASON = re.compile(
+    r"google::cloud::Status\((\w+): (?:.*? with a last message of )?(.*?)(?: error_info=|\)$|$)"
+)
 _GONE = re.compile(r"AWS Error (NO_SUCH_KEY|RESOURCE_NOT_FOUND)")
 
 
@@ -153,7 +161,12 @@ class Folder:
 
     def folders(self, name: str = "") -> list[str]:
         """Names of the folders directly in a folder, sorted; none where there is no folder."""
-        return [entry.name for entry in self._entries(name, fs.FileType.Directory)]
+        if not self.uri.startswith(_GOOGLES):
+            return [entry.name for entry in self._entries(name, fs.FileType.Directory)]
+        # pyarrow lists only the folders that it was told to make there, and files bring theirs along.
+        below = self._info(fs.FileSelector(self._full(name), allow_not_found=True, recursive=True))
+        parts = [info.path.removeprefix(f"{self._full(name)}/").split("/") for info in below]
+        return sorted({first for first, *rest in parts if rest})
 
     def child(self, name: str) -> "Folder":
         """The folder of that name in this one."""
@@ -169,7 +182,11 @@ class Folder:
     def delete_folder(self, name: str) -> None:
         """Delete a folder with all that is in it; none need be there. Not at once: readers may see a part of it."""
         with self._refusals(f"delete {name} from"), suppress(FileNotFoundError):
-            self._filesystem.delete_dir(self._full(name))
+            try:
+                self._filesystem.delete_dir(self._full(name))
+            except OSError:
+                if self.is_folder(name):  # Google's has no word of its own for one that is not there
+                    raise
 
     def make_writable(self) -> None:
         """Create the folder where it is missing and try that a file can be written into it.
@@ -244,9 +261,9 @@ def _open(uri: str) -> tuple[Any, str]:
     if "#" in uri:  # pyarrow drops a fragment without a word, and would open another folder
         raise UsageError(f"{_shown(uri).partition('#')[0]}#… has a # in it, which a URI writes as %23")
     try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
+        filesystem, path = fs.FileSystem.from_uri(_patient(uri))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        reason = _first_line(error).replace(uri, _shown(uri))  # a query may hold what is not for logs
+        reason = _first_line(error).replace(_patient(uri), _shown(uri))  # a query may hold what is not for logs
         raise UsageError(f"{_shown(uri)} cannot be opened: {reason}; use a path, s3:// or gs://") from None
     except OSError as error:  # S3 is asked for the bucket's region where no endpoint is named
         raise StorageError(_shown(uri), _first_line(error)) from None
@@ -255,9 +272,18 @@ def _open(uri: str) -> tuple[Any, str]:
     return filesystem, path.rstrip("/")
 
 
+def _patient(uri: str) -> str:
+    """The URI for pyarrow, which has to be told for how long to try again."""
+    if not uri.startswith(_GOOGLES) or "retry_limit_seconds=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={_GOOGLE_RETRY_S}"
+
+
 def _refuse_credentials(uri: str) -> None:
     """A secret key may hold `/`, so that its `@` is not always in what a parser takes for the host."""
     scheme, _, rest = uri.partition("://")
+    if f"{scheme.lower()}://" in _GOOGLES:
+        rest = rest.removeprefix("anonymous@")  # the name for nobody
     host, _, path = rest.partition("?")[0].partition("/")
     if "@" in host or (":" in host and "@" in path):
         raise UsageError(
@@ -271,4 +297,6 @@ def _shown(uri: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    google = _GOOGLES_REASON.search(line)
+    return f"Google Error {google[1]}: {google[2]}" if google else line
