@@ -16,8 +16,8 @@ from vitrail.errors import UsageError, exit_codes
 from vitrail.tracking.environment import TrackingError, current_user
 
 if TYPE_CHECKING:
-    from vitrail.cluster.job_request import JobRequest
-    from vitrail.cluster.jobs import Job, Jobs
+    from vitrail.cluster.jobs.jobs import Job, Jobs
+    from vitrail.cluster.jobs.request import JobRequest
 
 Name = Annotated[str, typer.Argument(help="The job's name.")]
 Address = Annotated[
@@ -62,9 +62,9 @@ def submit(
         follow, address = follow or "--follow" in ours, ours.get("--address") or address
 
         from vitrail.cluster.capacity import read_launcher_file
-        from vitrail.cluster.code_package import mebibytes
-        from vitrail.cluster.job_request import JobRequest
-        from vitrail.cluster.job_server import machines_behind
+        from vitrail.cluster.jobs.code_package import mebibytes
+        from vitrail.cluster.jobs.request import JobRequest
+        from vitrail.cluster.jobs.server import machines_behind
 
         made_up = f"{script.stem}-{datetime.now(UTC):%m%d-%H%M%S}"
         request = JobRequest.parse(
@@ -196,15 +196,15 @@ def _split(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _jobs(address: str | None) -> "Jobs":
-    from vitrail.cluster.job_server import job_address
-    from vitrail.cluster.jobs import Jobs
+    from vitrail.cluster.jobs.jobs import Jobs
+    from vitrail.cluster.jobs.server import job_address
 
     return Jobs(job_address(address))
 
 
 def _dry_run(jobs: "Jobs", request: "JobRequest", launcher: dict[str, Any]) -> int:
-    from vitrail.cluster.dry_run import look
-    from vitrail.cluster.preflight_report import print_dry_run
+    from vitrail.cluster.preflight.dry_run import look
+    from vitrail.cluster.preflight.report import print_dry_run
 
     found = look(jobs, request, launcher)
     print_dry_run(found)
@@ -242,7 +242,7 @@ def _print_runs(job: "Job", tracking_uri: str | None) -> None:
 
 
 def _print_failure(jobs: "Jobs", job: "Job", file: Any) -> None:
-    from vitrail.cluster.job_failure import reason_for_failure
+    from vitrail.cluster.jobs.failure import reason_for_failure
 
     for line in reason_for_failure(jobs.log(job), job.message).splitlines():
         print(f"  error      {line}", file=file)

@@ -13,7 +13,7 @@ from vitrail.cli_jobs import Address
 from vitrail.errors import exit_codes
 
 if TYPE_CHECKING:
-    from vitrail.cluster.cluster_view import ClusterWatch
+    from vitrail.cluster.watching.view import ClusterWatch
 
 _ENDED_SHOWN = 10
 
@@ -25,12 +25,12 @@ def top(
 ) -> None:
     """Show a cluster's jobs, machines and GPUs, and how fast they train, until Ctrl-C.
 
-    Everything is read through the dashboard's address. For Grafana there is cluster/grafana_dashboard.json in this
-    package; README.md, "Watching", says how to load it.
+    Everything is read through the dashboard's address. For Grafana there is cluster/watching/grafana_dashboard.json in
+    this package; README.md, "Watching", says how to load it.
     """
     with exit_codes():
-        from vitrail.cluster.cluster_view import ClusterWatch
-        from vitrail.cluster.job_server import job_address
+        from vitrail.cluster.jobs.server import job_address
+        from vitrail.cluster.watching.view import ClusterWatch
 
         watch = ClusterWatch(job_address(address))
         console = Console()
@@ -41,7 +41,7 @@ def top(
 
 
 def _print(watch: "ClusterWatch", console: Console) -> None:
-    from vitrail.cluster.top_screen import screen
+    from vitrail.cluster.watching.top_screen import screen
 
     view = watch.read(ended=_ENDED_SHOWN)
     console.print(screen(view, watch.address, width=console.width))
@@ -49,8 +49,8 @@ def _print(watch: "ClusterWatch", console: Console) -> None:
 
 def _show(watch: "ClusterWatch", console: Console, interval_s: float) -> None:
     """Read and draw until Ctrl-C. A cluster that answered once may be away for a while: the last reading stays."""
-    from vitrail.cluster.job_server import ClusterUnreachableError
-    from vitrail.cluster.top_screen import screen
+    from vitrail.cluster.jobs.server import ClusterUnreachableError
+    from vitrail.cluster.watching.top_screen import screen
 
     view, read_at, away = watch.read(ended=_ENDED_SHOWN), time.monotonic(), None
     with Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from vitrail.cluster.cluster_view import ClusterView, Gpu, MachineUse, Use, WatchedJob
-from vitrail.cluster.job_progress import JobProgress
-from vitrail.cluster.jobs import Job
+from vitrail.cluster.jobs.jobs import Job
+from vitrail.cluster.watching.job_progress import JobProgress
+from vitrail.cluster.watching.view import ClusterView, Gpu, MachineUse, Use, WatchedJob
 
 GIB = 2**30
 TRAINING = JobProgress(

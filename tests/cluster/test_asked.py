@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitrail.cluster.asked import SweepAsked, TrainingAsked, asked_by
-from vitrail.cluster.job_request import parsed_arguments
+from vitrail.cluster.jobs.request import parsed_arguments
 from vitrail.errors import UsageError
 
 ROOT = Path(__file__).parents[2]

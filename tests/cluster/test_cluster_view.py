@@ -7,7 +7,7 @@ from ray.autoscaler._private.util import parse_usage
 from ray.dashboard.modules.reporter.gpu_providers import GpuUtilizationInfo
 from ray.dashboard.utils import to_google_style
 
-from vitrail.cluster.cluster_view import Gpu, Use, machines_in_use
+from vitrail.cluster.watching.view import Gpu, Use, machines_in_use
 
 GIB = 2**30
 

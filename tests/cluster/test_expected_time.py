@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from throughput_cards import card
 
-from vitrail.cluster.earlier_runs import EarlierRun, earlier_runs
-from vitrail.cluster.expected_time import by_earlier_run, expect
 from vitrail.cluster.identity import THROUGHPUT, claim_folder
-from vitrail.cluster.preflight_facts import Answer
+from vitrail.cluster.preflight.earlier_runs import EarlierRun, earlier_runs
+from vitrail.cluster.preflight.expected_time import by_earlier_run, expect
+from vitrail.cluster.preflight.facts import Answer
 from vitrail.cluster.sweep_plan import START_S
 from vitrail.config import ComputeConfig, RunConfig, override
 from vitrail.recipes import get_recipe

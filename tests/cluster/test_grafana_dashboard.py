@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
-from vitrail.cluster.grafana import DASHBOARD, as_text, build_dashboard
-from vitrail.cluster.run_metrics import ALL_METRICS, PREFIX
+from vitrail.cluster.watching.grafana import DASHBOARD, as_text, build_dashboard
+from vitrail.cluster.watching.run_metrics import ALL_METRICS, PREFIX
 
 DEFINED = {metric.series: set(metric.labels) for metric in ALL_METRICS}
 NODE_LABELS = {"ip", "IsHeadNode", "SessionName"}
@@ -48,7 +48,7 @@ def series_of(expression: str) -> list[tuple[str, set[str]]]:
 
 
 def test_file_is_made_from_the_definitions_as_they_are() -> None:
-    assert DASHBOARD.read_text() == as_text(build_dashboard()), "run `python -m vitrail.cluster.grafana`"
+    assert DASHBOARD.read_text() == as_text(build_dashboard()), "run `python -m vitrail.cluster.watching.grafana`"
 
 
 def test_every_series_that_is_asked_for_is_defined_with_its_labels(dashboard: dict[str, Any]) -> None:

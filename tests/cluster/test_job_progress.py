@@ -3,9 +3,9 @@
 import pytest
 from sample_sweep import trial
 
-from vitrail.cluster.job_progress import JobProgress, read_progress
 from vitrail.cluster.progress import TrainRates, TrainStatus, clock, progress_line
 from vitrail.cluster.sweep_progress import trial_line
+from vitrail.cluster.watching.job_progress import JobProgress, read_progress
 
 RATES = TrainRates(loss=1.366, lr=6.01e-4, images_per_s=33.64, data_wait_share=0.07, seconds_left=93_784.0)
 NOISE = "2026-11-23 10:24:54,584\tINFO job_manager.py:581 -- Runtime env is setting up.\nwarning: 3/4 of it  is slow\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from vitrail.cluster.holding import hold
-from vitrail.cluster.job_archive import JobArchive
-from vitrail.cluster.job_record import (
+from vitrail.cluster.queue.archive import JobArchive
+from vitrail.cluster.queue.policy import Demand
+from vitrail.cluster.queue.record import (
     ALIVE,
     CODE,
     LOG,
@@ -21,14 +22,13 @@ from vitrail.cluster.job_record import (
     JobFolders,
     JobRecord,
 )
-from vitrail.cluster.queue_policy import Demand
-from vitrail.cluster.script_process import ScriptProcess
+from vitrail.cluster.queue.script_process import ScriptProcess
 from vitrail.data.storage import Folder
 
 RECORD_OF_NIGHT = JobRecord(
     id="night-1",
     notes={"vitrail.name": "night"},
-    entrypoint="exec python -m vitrail.cluster.job_entry jobs/train.py",
+    entrypoint="exec python -m vitrail.cluster.queue.entry jobs/train.py",
     environment={"VITRAIL_JOB": "night-1"},
     demand=Demand(workers=8, gpus_per_worker=0.5, min_workers=2),
     priority=3,
@@ -108,7 +108,7 @@ def test_script_is_copied_to_the_log_and_dies_with_its_parent(tmp_path: Path) ->
     parent = f"""\
 import os, sys
 from pathlib import Path
-from vitrail.cluster.script_process import ScriptProcess
+from vitrail.cluster.queue.script_process import ScriptProcess
 script = ScriptProcess([{str(script)!r}], environment=os.environ, log=Path({str(tmp_path / "log")!r}))
 while script.seconds_left is None:
     assert script.ended(0.05) is None

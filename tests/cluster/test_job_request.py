@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from vitrail.cluster.code_package import CodePackage, CodeTooLargeError
-from vitrail.cluster.job_request import JobRequest, check_no_secrets
-from vitrail.cluster.queue_policy import Demand
+from vitrail.cluster.jobs.code_package import CodePackage, CodeTooLargeError
+from vitrail.cluster.jobs.request import JobRequest, check_no_secrets
+from vitrail.cluster.queue.policy import Demand
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.errors import UsageError
 from vitrail.revision import revision_of
@@ -128,7 +128,7 @@ def test_name_is_the_scripts_own_unless_given() -> None:
 
 def test_arguments_reach_the_shell_as_they_were_typed() -> None:
     sent = request(ROOT / "jobs/train.py", *TRAIN, "--set", "transforms.scale=[256, 64]", "--register", "it's $HOME")
-    script = sent.entrypoint().replace("exec python -m vitrail.cluster.job_entry", "printf '%s|'")
+    script = sent.entrypoint().replace("exec python -m vitrail.cluster.queue.entry", "printf '%s|'")
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split("|")[:-1] == [
         "jobs/train.py",

@@ -12,8 +12,8 @@ import requests
 from head import start_head
 from job_cluster import WAIT, Cluster, make_checkout
 
-from vitrail.cluster.job_request import JobRequest
-from vitrail.cluster.jobs import Job, Jobs, NameInUseError
+from vitrail.cluster.jobs.jobs import Job, Jobs, NameInUseError
+from vitrail.cluster.jobs.request import JobRequest
 from vitrail.tracking.job_runs import runs_of_job
 
 SECRET = "hunter22-hunter22"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from vitrail.cluster.placement import Need, NodeType, Share, node_types, place
+from vitrail.cluster.preflight.placement import Need, NodeType, Share, node_types, place
 
 GPU, CPU = {"CPU": 48.0, "GPU": 4.0}, {"CPU": 16.0}
 TYPES = [NodeType(name="gpu", resources=GPU, max_workers=8), NodeType(name="data", resources=CPU, max_workers=4)]

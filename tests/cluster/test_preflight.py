@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from vitrail.cluster.placement import NodeType
-from vitrail.cluster.preflight import Preflight, judge
-from vitrail.cluster.preflight_facts import Answer, Asked, Facts, MachineFacts, Question, RunFacts
+from vitrail.cluster.preflight.facts import Answer, Asked, Facts, MachineFacts, Question, RunFacts
+from vitrail.cluster.preflight.findings import Preflight, judge
+from vitrail.cluster.preflight.placement import NodeType
 from vitrail.config import RunConfig
 from vitrail.recipes import get_recipe
 

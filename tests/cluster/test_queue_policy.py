@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vitrail.cluster.queue_policy import Demand, Expectation, QueuedJob, decide, expected_starts, fits
+from vitrail.cluster.queue.policy import Demand, Expectation, QueuedJob, decide, expected_starts, fits
 
 GPU = {"CPU": 48.0, "GPU": 4.0}
 CPU = {"CPU": 16.0}

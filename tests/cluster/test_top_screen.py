@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 from sample_view import TRAINING, busy_view, job, machine
 
-from vitrail.cluster.cluster_view import ClusterView, Gpu, Use, WatchedJob
-from vitrail.cluster.top_screen import duration, screen
+from vitrail.cluster.watching.top_screen import duration, screen
+from vitrail.cluster.watching.view import ClusterView, Gpu, Use, WatchedJob
 
 ADDRESS = "http://127.0.0.1:8265"
 

@@ -20,9 +20,9 @@ from test_grafana_dashboard import expressions, series_of
 from typer.testing import CliRunner
 
 from vitrail.cli import app
-from vitrail.cluster import run_metrics as metrics
-from vitrail.cluster.grafana import DASHBOARD
-from vitrail.cluster.run_metrics import ALL_METRICS, RunMetric
+from vitrail.cluster.watching import run_metrics as metrics
+from vitrail.cluster.watching.grafana import DASHBOARD
+from vitrail.cluster.watching.run_metrics import ALL_METRICS, RunMetric
 from vitrail.tracking.job_runs import runs_of_job
 from vitrail.training.throughput import ThroughputCard
 

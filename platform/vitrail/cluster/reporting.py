@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.checkpoint import BestScore, CheckpointInfo, DataSource
-from vitrail.cluster import run_metrics
 from vitrail.cluster.board import RunBoard
 from vitrail.cluster.identity import THROUGHPUT
 from vitrail.cluster.progress import TrainRates, TrainStatus
-from vitrail.cluster.run_metrics import RunMetrics
 from vitrail.cluster.run_tracker import open_tracker
 from vitrail.cluster.validation import ValidationFailed, draw_panels
+from vitrail.cluster.watching import run_metrics
+from vitrail.cluster.watching.run_metrics import RunMetrics
 from vitrail.config import RunConfig
 from vitrail.data.manifest import Manifest
 from vitrail.data.order import StreamPlan

@@ -10,7 +10,7 @@ import ray
 
 from vitrail.cluster.capacity import Machine, described, fewest_machines, granted_cpus, startable_machines
 from vitrail.cluster.loopback import keep_token_private, on_loopback
-from vitrail.cluster.run_metrics import SWITCH
+from vitrail.cluster.watching.run_metrics import SWITCH
 from vitrail.errors import UsageError
 
 HEALTH_CHECKS = {

@@ -14,9 +14,9 @@ from typing import Any
 import typer
 
 from vitrail.cluster.capacity import Machine, described
-from vitrail.cluster.code_package import CodePackage
-from vitrail.cluster.job_record import RECORD_VARIABLE
-from vitrail.cluster.queue_policy import Demand, fits
+from vitrail.cluster.jobs.code_package import CodePackage
+from vitrail.cluster.queue.policy import Demand, fits
+from vitrail.cluster.queue.record import RECORD_VARIABLE
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.errors import UsageError
 from vitrail.tracking.environment import JOB_VARIABLE, OWNER_VARIABLE
@@ -90,7 +90,7 @@ class JobRequest:
 
     def entrypoint(self) -> str:
         """For the shell on the head. Runs go where the nodes say, never into the unpacked code, which Ray deletes."""
-        return f"{EXPORT_RUNS}; exec python -m vitrail.cluster.job_entry {self.command}"
+        return f"{EXPORT_RUNS}; exec python -m vitrail.cluster.queue.entry {self.command}"
 
     def notes(self) -> dict[str, str]:
         """What is noted of the job where everybody on the cluster can read it."""

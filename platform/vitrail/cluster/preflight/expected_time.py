@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from vitrail.benchmark.model import ModelFigures
 from vitrail.benchmark.record import BenchmarkRecord
-from vitrail.cluster.earlier_runs import EarlierRun
-from vitrail.cluster.preflight_facts import Answer
+from vitrail.cluster.preflight.earlier_runs import EarlierRun
+from vitrail.cluster.preflight.facts import Answer
 from vitrail.cluster.sweep_plan import START_S, run_seconds
 from vitrail.config import Recipe, RunConfig
 from vitrail.recipes import RECIPES

@@ -14,9 +14,9 @@ from typing import Any
 
 import requests
 
-from vitrail.cluster.job_progress import JobProgress, read_progress
-from vitrail.cluster.job_server import explained, token_header
-from vitrail.cluster.jobs import Job, Jobs
+from vitrail.cluster.jobs.jobs import Job, Jobs
+from vitrail.cluster.jobs.server import explained, token_header
+from vitrail.cluster.watching.job_progress import JobProgress, read_progress
 
 _TIMEOUT_S = 15
 _LOG_LINES = 200

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vitrail.cluster.cluster_view import ClusterView, Gpu, MachineUse, Use, WatchedJob
-from vitrail.cluster.job_progress import JobProgress
+from vitrail.cluster.watching.job_progress import JobProgress
+from vitrail.cluster.watching.view import ClusterView, Gpu, MachineUse, Use, WatchedJob
 
 T = TypeVar("T")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from vitrail.cluster.job_failure import reason_for_failure
-from vitrail.cluster.job_request import EXPORT_RUNS, JobRequest
-from vitrail.cluster.job_server import connect, explained
-from vitrail.cluster.jobs import HELPER
-from vitrail.cluster.preflight_facts import DEMAND_VARIABLE, MARK, Facts, Question
+from vitrail.cluster.jobs.failure import reason_for_failure
+from vitrail.cluster.jobs.jobs import HELPER
+from vitrail.cluster.jobs.request import EXPORT_RUNS, JobRequest
+from vitrail.cluster.jobs.server import connect, explained
+from vitrail.cluster.preflight.facts import DEMAND_VARIABLE, MARK, Facts, Question
 from vitrail.errors import UsageError, VitrailError
 
 _TIMEOUT_S = 180.0
@@ -89,7 +89,7 @@ class Probe:
     def _command(self) -> str:
         script = [str(self._request.script), *self._request.arguments]
         context = self._known.model_dump_json(exclude_defaults=True)
-        return shlex.join(["python", "-m", "vitrail.cluster.preflight_probe", context, *script])
+        return shlex.join(["python", "-m", "vitrail.cluster.preflight.probe", context, *script])
 
     def _until_ended(self, deadline: float) -> bool:
         while not self._status().is_terminal():

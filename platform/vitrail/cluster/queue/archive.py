@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitrail.cluster.job_record import CODE, LOG, RECORD, JobFolder, JobFolders
+from vitrail.cluster.queue.record import CODE, LOG, RECORD, JobFolder, JobFolders
 from vitrail.errors import VitrailError
 
 if TYPE_CHECKING:

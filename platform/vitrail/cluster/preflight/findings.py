@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitrail.cluster.capacity import described
-from vitrail.cluster.placement import Need, NodeType, Placement, place
-from vitrail.cluster.preflight_facts import Answer, Facts, MachineFacts, RunFacts
+from vitrail.cluster.preflight.facts import Answer, Facts, MachineFacts, RunFacts
+from vitrail.cluster.preflight.placement import Need, NodeType, Placement, place
 
 Severity = Literal["error", "warning", "note"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from vitrail.cluster.job_progress import read_progress
+from vitrail.cluster.watching.job_progress import read_progress
 
 _PR_SET_PDEATHSIG = 1
 _PIECE_BYTES = 1 << 16

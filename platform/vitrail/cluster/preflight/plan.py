@@ -8,10 +8,10 @@ from typing import Any
 from vitrail.checkpoint_store import CheckpointStore
 from vitrail.cluster.asked import SweepAsked
 from vitrail.cluster.driver import RunBusyError, is_held
-from vitrail.cluster.earlier_runs import EarlierRun, earlier_in_mlflow, earlier_runs
 from vitrail.cluster.identity import check_checkpoints, check_folder
-from vitrail.cluster.preflight_facts import RunFacts, SweepFacts
-from vitrail.cluster.preflight_machine import nearest_folder
+from vitrail.cluster.preflight.earlier_runs import EarlierRun, earlier_in_mlflow, earlier_runs
+from vitrail.cluster.preflight.facts import RunFacts, SweepFacts
+from vitrail.cluster.preflight.machine import nearest_folder
 from vitrail.config import Recipe, RunConfig
 from vitrail.data.manifest import Manifest
 from vitrail.data.storage import Folder

@@ -1,6 +1,6 @@
 """The dashboard for Grafana, drawn from the definitions of the metrics.
 
-uv run python -m vitrail.cluster.grafana        # writes grafana_dashboard.json anew, beside this file
+uv run python -m vitrail.cluster.watching.grafana        # writes grafana_dashboard.json anew, beside this file
 """
 
 import json
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.cluster import run_metrics as metrics
-from vitrail.cluster.run_metrics import RunMetric
+from vitrail.cluster.watching import run_metrics as metrics
+from vitrail.cluster.watching.run_metrics import RunMetric
 
 DASHBOARD = Path(__file__).with_name("grafana_dashboard.json")
 _SCHEMA_VERSION = 42

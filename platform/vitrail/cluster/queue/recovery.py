@@ -1,6 +1,6 @@
 """After a head was lost, its jobs on the next one: those that were over as history, those that were not once more.
 
-    python -m vitrail.cluster.job_recovery
+    python -m vitrail.cluster.queue.recovery
 
 What `vitrail recover` has Ray run on the head. Knows the jobs by their records below `VITRAIL_RUNS`, and by those of
 the archive. A job is sent again as it was, with the code that it had brought along and its place in the queue.
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
 
-from vitrail.cluster.job_archive import JobArchive
-from vitrail.cluster.job_record import CODE, FAILED, LOG, DamagedRecordError, JobFolder, JobFolders, JobRecord
-from vitrail.cluster.job_server import token_header
-from vitrail.cluster.job_table import JobTable
+from vitrail.cluster.jobs.server import token_header
+from vitrail.cluster.queue.archive import JobArchive
+from vitrail.cluster.queue.record import CODE, FAILED, LOG, DamagedRecordError, JobFolder, JobFolders, JobRecord
+from vitrail.cluster.queue.table import JobTable
 from vitrail.errors import exit_codes
 
 MOST_HISTORY = 500

@@ -17,11 +17,11 @@ from typing import Any
 
 from ray.job_submission import JobSubmissionClient
 
-from vitrail.cluster import stop_pending
-from vitrail.cluster.code_package import pack_own_package
-from vitrail.cluster.job_record import RUNNING, WAITING, YIELDING
-from vitrail.cluster.job_request import EXPORT_RUNS, JobRequest
-from vitrail.cluster.job_server import connect, explained
+from vitrail.cluster.jobs import stop_pending
+from vitrail.cluster.jobs.code_package import pack_own_package
+from vitrail.cluster.jobs.request import EXPORT_RUNS, JobRequest
+from vitrail.cluster.jobs.server import connect, explained
+from vitrail.cluster.queue.record import RUNNING, WAITING, YIELDING
 from vitrail.errors import UnknownNameError, UsageError, VitrailError
 
 _LIVE = ("PENDING", "QUEUED", "RUNNING", "YIELDING")
@@ -218,7 +218,7 @@ class Jobs:
         with _package() as package, explained(self.address):
             pack_own_package(package)
             helper = self._client.submit_job(
-                entrypoint=f"{EXPORT_RUNS}; exec python -m vitrail.cluster.job_recovery",
+                entrypoint=f"{EXPORT_RUNS}; exec python -m vitrail.cluster.queue.recovery",
                 runtime_env={"working_dir": str(package), "env_vars": {"PYTHONPATH": "."}},
                 metadata={HELPER: "recovery"},
             )

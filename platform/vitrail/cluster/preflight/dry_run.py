@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cluster.asked import SweepAsked, TrainingAsked, asked_by
-from vitrail.cluster.job_request import JobRequest, parsed_arguments
-from vitrail.cluster.jobs import Jobs, NameInUseError
-from vitrail.cluster.placement import NodeType, node_types
-from vitrail.cluster.preflight import Finding, Preflight, holding, judge
-from vitrail.cluster.preflight_facts import Answer, Facts, Question, RunFacts, SweepFacts
-from vitrail.cluster.preflight_job import Probe
-from vitrail.cluster.preflight_machine import needed_packages, package_versions
+from vitrail.cluster.jobs.jobs import Jobs, NameInUseError
+from vitrail.cluster.jobs.request import JobRequest, parsed_arguments
+from vitrail.cluster.preflight.facts import Answer, Facts, Question, RunFacts, SweepFacts
+from vitrail.cluster.preflight.findings import Finding, Preflight, holding, judge
+from vitrail.cluster.preflight.machine import needed_packages, package_versions
+from vitrail.cluster.preflight.placement import NodeType, node_types
+from vitrail.cluster.preflight.probe_job import Probe
 from vitrail.config import RunConfig
 from vitrail.errors import UnknownNameError
 
@@ -106,7 +106,7 @@ def _expected(facts: Facts, records: Path) -> tuple[str, ...]:
 
 
 def _run_expected(run: RunFacts, records: Path, on: tuple[Answer, ...]) -> tuple[str, ...]:
-    from vitrail.cluster.expected_time import expect
+    from vitrail.cluster.preflight.expected_time import expect
     from vitrail.cluster.sweep_plan import duration
     from vitrail.models.segmentor import count_parameters
 
@@ -137,7 +137,7 @@ def _run_expected(run: RunFacts, records: Path, on: tuple[Answer, ...]) -> tuple
 
 
 def _sweep_expected(sweep: SweepFacts, records: Path, on: tuple[Answer, ...]) -> tuple[str, ...]:
-    from vitrail.cluster.expected_time import expect
+    from vitrail.cluster.preflight.expected_time import expect
     from vitrail.cluster.sweep_plan import SweepConfig, forecast_from, known_recipes
     from vitrail.models.segmentor import count_parameters
 
@@ -172,6 +172,6 @@ def _sweep_expected(sweep: SweepFacts, records: Path, on: tuple[Answer, ...]) ->
 
 
 def _devices(config: RunConfig, on: tuple[Answer, ...]) -> str:
-    from vitrail.cluster.expected_time import devices
+    from vitrail.cluster.preflight.expected_time import devices
 
     return devices(on) if on else "machines that are yet to be started"

@@ -5,11 +5,11 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from vitrail.cluster.capacity import described
-from vitrail.cluster.code_package import mebibytes
-from vitrail.cluster.dry_run import DryRun
-from vitrail.cluster.placement import Placement, Share
-from vitrail.cluster.preflight import need_of
-from vitrail.cluster.preflight_facts import Facts, MachineFacts, RunFacts
+from vitrail.cluster.jobs.code_package import mebibytes
+from vitrail.cluster.preflight.dry_run import DryRun
+from vitrail.cluster.preflight.facts import Facts, MachineFacts, RunFacts
+from vitrail.cluster.preflight.findings import need_of
+from vitrail.cluster.preflight.placement import Placement, Share
 from vitrail.config import RunConfig
 from vitrail.html import plural
 

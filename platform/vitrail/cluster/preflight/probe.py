@@ -1,6 +1,6 @@
 """The probe of a dry run, a job on the head: plans what the script would run, asks each machine, and prints facts.
 
-    python -m vitrail.cluster.preflight_probe '{"packages": ["ray"]}' jobs/train.py RECIPE --data s3://BUCKET/DST
+    python -m vitrail.cluster.preflight.probe '{"packages": ["ray"]}' jobs/train.py RECIPE --data s3://BUCKET/DST
 
 It begins nothing, keeps nothing, and takes no CPU or GPU of the cluster, so it has not to wait for other jobs.
 """
@@ -19,13 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vitrail.cluster.asked import SweepAsked, TrainingAsked, asked_by
 from vitrail.cluster.capacity import CLUSTER_VARIABLE, GRANTED_CPUS_VARIABLE, read_launcher_file
-from vitrail.cluster.job_request import parsed_arguments
-from vitrail.cluster.job_server import CLUSTER_LABEL
-from vitrail.cluster.placement import NodeType, node_types
-from vitrail.cluster.preflight_facts import DEMAND_VARIABLE, MARK, Answer, Asked, Facts, MachineFacts, Question
-from vitrail.cluster.preflight_machine import answer, mark_in
-from vitrail.cluster.preflight_plan import run_facts, sweep_facts
-from vitrail.cluster.queue_policy import Demand
+from vitrail.cluster.jobs.request import parsed_arguments
+from vitrail.cluster.jobs.server import CLUSTER_LABEL
+from vitrail.cluster.preflight.facts import DEMAND_VARIABLE, MARK, Answer, Asked, Facts, MachineFacts, Question
+from vitrail.cluster.preflight.machine import answer, mark_in
+from vitrail.cluster.preflight.placement import NodeType, node_types
+from vitrail.cluster.preflight.plan import run_facts, sweep_facts
+from vitrail.cluster.queue.policy import Demand
 from vitrail.cluster.runtime import machines, ray_cluster
 from vitrail.errors import VitrailError, exit_codes
 from vitrail.tracking.store import default_tracking_uri, local_store

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from vitrail.cluster.holding import is_held, wait_and_hold
-from vitrail.cluster.queue_policy import Demand, QueuedJob
+from vitrail.cluster.queue.policy import Demand, QueuedJob
 from vitrail.data.files import write_aside
 from vitrail.errors import DataError
 

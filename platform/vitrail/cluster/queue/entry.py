@@ -1,6 +1,6 @@
 """The process of a job on the head: waits for its turn, runs the script, makes room when asked, and keeps the record.
 
-    python -m vitrail.cluster.job_entry jobs/train.py …
+    python -m vitrail.cluster.queue.entry jobs/train.py …
 
 What `vitrail submit` has Ray run. There is no server behind the queue: each job that waits decides from the records of
 all, under one lock, whether its turn has come. It costs the head a process of some 100 MB while it waits.
@@ -22,10 +22,11 @@ from pydantic import TypeAdapter
 from ray.exceptions import RayError
 
 from vitrail.cluster.capacity import GRANTED_CPUS_VARIABLE, Machine
-from vitrail.cluster.code_package import pack_folder
 from vitrail.cluster.holding import hold
-from vitrail.cluster.job_archive import JobArchive
-from vitrail.cluster.job_record import (
+from vitrail.cluster.jobs.code_package import pack_folder
+from vitrail.cluster.queue.archive import JobArchive
+from vitrail.cluster.queue.policy import Demand, Expectation, QueuedJob, decide, expected_starts
+from vitrail.cluster.queue.record import (
     ALIVE,
     CODE,
     FAILED,
@@ -41,9 +42,8 @@ from vitrail.cluster.job_record import (
     JobFolders,
     JobRecord,
 )
-from vitrail.cluster.job_table import JobTable
-from vitrail.cluster.queue_policy import Demand, Expectation, QueuedJob, decide, expected_starts
-from vitrail.cluster.script_process import ScriptProcess
+from vitrail.cluster.queue.script_process import ScriptProcess
+from vitrail.cluster.queue.table import JobTable
 from vitrail.errors import exit_codes
 from vitrail.options import CONTINUE_VARIABLE
 from vitrail.tracking.environment import JOB_VARIABLE

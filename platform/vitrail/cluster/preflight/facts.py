@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import Field
 
-from vitrail.cluster.earlier_runs import EarlierRun
-from vitrail.cluster.placement import NodeType
+from vitrail.cluster.preflight.earlier_runs import EarlierRun
+from vitrail.cluster.preflight.placement import NodeType
 from vitrail.config import RunConfig, Strict
 
 MARK = "vitrail.preflight "

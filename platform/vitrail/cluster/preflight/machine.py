@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from vitrail.benchmark.record import describe_machine
-from vitrail.cluster.preflight_facts import Answer, Question
+from vitrail.cluster.preflight.facts import Answer, Question
 from vitrail.data.manifest import Manifest
 from vitrail.data.shard_cache import cache_folder
 from vitrail.data.storage import Folder
