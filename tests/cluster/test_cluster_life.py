@@ -60,7 +60,18 @@ def test_whole_life_of_a_model_as_jobs_on_two_machines(machines: Machines, tmp_p
             "jobs/tune.py", RECIPE, "--data", data, "--vary", "neck=none,mln", *tiny, "--register", MODEL, name="sweep"
         )
         trained = machines.run(
-            "jobs/train.py", RECIPE, "--data", data, "--workers", 2, *tiny, "--register", MODEL, name="train"
+            "jobs/train.py",
+            RECIPE,
+            "--data",
+            data,
+            "--name",
+            "train",
+            "--workers",
+            2,
+            *tiny,
+            "--register",
+            MODEL,
+            name="train",
         )
         assert "registered as streets version 2" in trained
         code, output = cluster.run("models", "promote", MODEL, 2, "--tracking-uri", uri, "--data", data, "--root", runs)
