@@ -101,9 +101,9 @@ def test_loss_of_a_machine_under_three_jobs_ends_all_three_right(machines: Machi
         ]
         for name in names:
             options = ("--max-failures", "1", "--save-interval", "2")
-            assert cluster.train(tiny_data, name=name, steps=60, workers=1, script_options=options)[0] == 0
+            assert cluster.train(tiny_data, name=name, steps=400, workers=1, script_options=options)[0] == 0
         for name in names:
-            cluster.wait_until(name, lambda log: "/60  training  loss" in log)
+            cluster.wait_until(name, lambda log: "/400  training  loss" in log)
         switch_off(joined[1])
         until(lambda: len(alive_machines(cluster.head)) == 3)
         for name in names:
@@ -113,7 +113,7 @@ def test_loss_of_a_machine_under_three_jobs_ends_all_three_right(machines: Machi
     cards = [json.loads((cluster.head.runs / name / "throughput.json").read_text()) for name in names]
     assert sorted(card["restarts"] for card in cards) == [0, 0, 1]
     scores = [json.loads(path.read_text()) for name in names for path in checkpoints(cluster.head.runs / name)]
-    assert [found["step"] for found in scores] == [60, 60, 60]
+    assert [found["step"] for found in scores] == [400, 400, 400]
     # One recipe, data set and seed: whoever lost its machine has come to what the others have.
     assert len({found["scores"]["mIoU"] for found in scores}) == 1
     assert not any(math.isnan(found["scores"]["mIoU"]) for found in scores)
@@ -121,4 +121,4 @@ def test_loss_of_a_machine_under_three_jobs_ends_all_three_right(machines: Machi
 
 def checkpoints(run: Path) -> list[Path]:
     """The record of the checkpoint of the last step."""
-    return sorted((run / "checkpoints").glob("step_*60*/checkpoint.json"))[-1:]
+    return sorted((run / "checkpoints").glob("step_*400*/checkpoint.json"))[-1:]
