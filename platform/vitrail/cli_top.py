@@ -25,8 +25,8 @@ def top(
 ) -> None:
     """Show a cluster's jobs, machines and GPUs, and how fast they train, until Ctrl-C.
 
-    Everything is read through the dashboard's address. For Grafana there is cluster/grafana_dashboard.json in this
-    package; README.md, "Watching", says how to load it.
+    Everything is read through the dashboard's address. For Grafana there is vitrail/cluster/grafana_dashboard.json;
+    README.md, "Watching", says how to load it.
     """
     with exit_codes():
         from vitrail.cluster.cluster_view import ClusterWatch
