@@ -68,7 +68,7 @@ ALL_METRICS = tuple(value for value in list(globals().values()) if isinstance(va
 
 
 class RunMetrics:
-    """One worker's gauges. Setting one costs about a microsecond; Ray sends them from a thread of its own."""
+    """One worker's gauges. Setting all takes 60 microseconds, every ten steps; a thread of Ray's sends them."""
 
     def __init__(self, run: str, *, rank: int) -> None:
         self._labels = {"run": run, "job_id": os.environ.get(JOB_VARIABLE, ""), "rank": str(rank)}
