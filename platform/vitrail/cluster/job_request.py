@@ -15,13 +15,10 @@ from vitrail.cluster.capacity import Machine, described, worker_places
 from vitrail.cluster.code_package import CodePackage
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.errors import UsageError
+from vitrail.secrets import holds_password, secrets_of
 from vitrail.tracking.environment import JOB_VARIABLE, OWNER_VARIABLE
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
-_SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL|API_KEY")
-_LEAST_SECRET = 6
-"""Shorter values of such variables are words that happen to be there."""
-_ADDRESS_WITH_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _PLACES = ("data", "root", "checkpoints")
 """Options that name a place, which has to be one for the cluster's machines."""
 
@@ -99,10 +96,10 @@ def check_no_secrets(arguments: Sequence[str], environment: Mapping[str, str]) -
     Raises:
         UsageError: says which, and never repeats it.
     """
-    secrets = {name: value for name, value in environment.items() if _SECRET_NAME.search(name.upper())}
+    secrets = secrets_of(environment)
     for number, argument in enumerate(arguments, start=1):
-        found = [name for name, value in secrets.items() if len(value) >= _LEAST_SECRET and value in argument]
-        if found or _ADDRESS_WITH_PASSWORD.search(argument):
+        found = [name for name, value in secrets.items() if value in argument]
+        if found or holds_password(argument):
             what = f"what {found[0]} holds" if found else "an address with a password"
             raise UsageError(
                 f"argument {number} of the script holds {what}, and everybody on the cluster can read a job's "
