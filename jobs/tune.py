@@ -42,6 +42,7 @@ def main(
     micro_batch: options.MicroBatch = None,
     compile_: options.Compile = False,
     checkpoint_activations: options.CheckpointActivations = False,
+    checkpoints: Annotated[str | None, typer.Option(help="Where else to keep them: a folder, s3:// or gs://.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would run, how long and how much; then end.")] = False,
     resume: Annotated[str | None, typer.Option(help="Go on with the sweep of this name.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed trials once more.")] = False,
@@ -53,8 +54,8 @@ def main(
 ) -> None:
     """Run the trials of SPACE, report them, and register the best."""
     with exit_codes():
-        if resume is not None and (space or data or vary or set_):
-            raise UsageError("--resume takes search space and data from the sweep's folder; leave them out")
+        if resume is not None and (space or data or vary or set_ or checkpoints):
+            raise UsageError("--resume takes space, data and checkpoints from the sweep's folder; leave them out")
         if resume is None and not (space and data):
             raise UsageError("give a search space or recipe and --data, or --resume with a sweep's name")
         asked = None
@@ -95,6 +96,7 @@ def main(
                     gpus_per_worker=gpus_per_worker,
                     concurrent=concurrent,
                     compute=compute,
+                    checkpoint_root=checkpoints,
                     experiment=experiment,
                     tracking_uri=tracking_uri,
                 )
