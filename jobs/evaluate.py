@@ -18,7 +18,7 @@ from vitrail.errors import exit_codes
 
 def main(
     model: Annotated[
-        str, typer.Argument(help="Checkpoint folder, imported file, or models:/NAME@alias (or /VERSION).")
+        str, typer.Argument(help="Checkpoint folder or imported file, also s3:// or gs://; or models:/NAME@alias.")
     ],
     data: options.Data,
     split: str = "validation",
@@ -29,7 +29,7 @@ def main(
     ] = None,
     workers: options.Workers = 1,
     gpus_per_worker: options.GpusPerWorker = 0.0,
-    out: Annotated[Path | None, typer.Option(help="Write the scores here as JSON too.")] = None,
+    out: Annotated[str | None, typer.Option(help="Write the scores here as JSON too; also s3:// or gs://.")] = None,
     root: options.Root = Path("runs"),
     tracking_uri: options.TrackingUri = None,
     address: options.Address = None,
@@ -40,6 +40,7 @@ def main(
         from vitrail.cluster.runtime import ray_cluster
         from vitrail.data.manifest import Manifest
         from vitrail.evaluation.trained import open_model
+        from vitrail.stored_file import writing_file
         from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.store import default_tracking_uri
         from vitrail.training.checkpoint import score_record
@@ -60,7 +61,8 @@ def main(
         record = score_record(counts.scores(), len(counts))
         print_scores(described, Manifest.load(data).classes, record)
         if out is not None:
-            out.write_text(json.dumps(record.model_dump(mode="json"), indent=1))
+            with writing_file(out) as file:
+                file.write_text(json.dumps(record.model_dump(mode="json"), indent=1))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def main(
     micro_batch: options.MicroBatch = None,
     compile_: options.Compile = False,
     checkpoint_activations: options.CheckpointActivations = False,
+    checkpoints: Annotated[str | None, typer.Option(help="Where else to keep them: a folder, s3:// or gs://.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would run, how long and how much; then end.")] = False,
     resume: Annotated[str | None, typer.Option(help="Go on with the sweep of this name.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed trials once more.")] = False,
@@ -75,6 +76,7 @@ def main(
             resume=resume,
             experiment=experiment,
             tracking_uri=tracking_uri,
+            checkpoints=checkpoints,
         )
 
         from vitrail.cluster.runtime import ray_cluster

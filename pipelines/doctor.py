@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitrail import options
 from vitrail.errors import UsageError, exit_codes
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 def main(
     place: Annotated[str, typer.Argument(help="Source folder or prepared data set; also s3:// or gs://.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write to [default: doctor/NAME].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=options.local_folder, help="Folder to write to [default: doctor/NAME].")
+    ] = None,
     augmented: Annotated[int, typer.Option(min=0, help="Training crops to draw on a contact sheet.")] = 0,
     recipe: Annotated[str | None, typer.Option(help="Recipe whose crops to draw [default: the published 512].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training run whose crops to draw.")] = 0,

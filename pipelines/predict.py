@@ -16,10 +16,10 @@ from vitrail.errors import exit_codes
 
 def main(
     model: Annotated[
-        str, typer.Argument(help="Checkpoint folder, imported file, or models:/NAME@alias (or /VERSION).")
+        str, typer.Argument(help="Checkpoint folder or imported file, also s3:// or gs://; or models:/NAME@alias.")
     ],
-    images: Annotated[Path, typer.Argument(help="A folder of JPEG or PNG images.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    images: Annotated[str, typer.Argument(help="A folder of JPEG or PNG images; also s3:// or gs://.")],
+    out: Annotated[str, typer.Argument(help="Folder to write to; also s3:// or gs://.")],
     workers: options.Workers = 1,
     gpus_per_worker: options.GpusPerWorker = 0.0,
     root: options.Root = Path("runs"),
@@ -30,6 +30,7 @@ def main(
     with exit_codes():
         from vitrail.cluster.predict import UnreadableImagesError, predict_folder
         from vitrail.cluster.runtime import ray_cluster
+        from vitrail.data.storage import Folder
         from vitrail.evaluation.trained import open_model
         from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.store import default_tracking_uri
@@ -38,7 +39,8 @@ def main(
         trained = open_model(path)
         with ray_cluster(address):
             result = predict_folder(*trained, images, out, workers=workers, gpus_per_worker=gpus_per_worker)
-        print(f"{len(result.written)} images segmented: {out / 'labels'}, {out / 'overlays'}")
+        place = Folder.at(out)
+        print(f"{len(result.written)} images segmented: {place}/labels, {place}/overlays")
         if result.faults:
             raise UnreadableImagesError(result.faults)
 

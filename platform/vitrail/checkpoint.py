@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from vitrail.config import Recipe, Strict
 from vitrail.errors import DataError, UsageError, VitrailError
@@ -77,6 +77,15 @@ class CheckpointInfo(Strict):
     versions: dict[str, str] = Field(default_factory=dict)
     """Of `vitrail` and `torch`; and `code`, the revision of the sources (`vitrail.revision`)."""
     files: dict[str, str] = Field(default_factory=dict)
+    """The sha256 of each of its files; a checkpoint has no folders."""
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if not stays_inside(name) or "/" in name:
+                raise ValueError(f"{name!r} is not the name of a file in the checkpoint")
+        return files
 
 
 class CheckpointError(DataError):
@@ -156,6 +165,8 @@ def verify(folder: Path, *, info: CheckpointInfo | None = None) -> CheckpointInf
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
     """Raise a `CheckpointError` unless `folder` has every one of `files` with its sha256."""
     for name, expected in files.items():
+        if not stays_inside(name):
+            raise CheckpointError(str(folder), f"{name!r} is listed in it and would lie outside")
         try:
             found = file_sha256(folder / name)
         except FileNotFoundError:
@@ -164,6 +175,12 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
             raise CheckpointError(str(folder), f"{name} cannot be read ({error.strerror})") from error
         if found != expected:
             raise CheckpointError(str(folder), f"{name} has changed: {name} does not match its checksum")
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name that somebody else wrote is that of a file in the folder that it is relative to."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and not set(name) & set("\\\0")
 
 
 def superseded(scored: Mapping[str, tuple[int, float | None]], *, newest: int, best: int) -> list[str]:

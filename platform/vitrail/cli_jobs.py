@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitrail.errors import UsageError, exit_codes
+from vitrail.options import tracking_address
 from vitrail.tracking.environment import TrackingError, current_user
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ Address = Annotated[
     ),
 ]
 TrackingUri = Annotated[
-    str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Where to look for the job's runs in MLflow.")
+    str | None,
+    typer.Option(
+        envvar="MLFLOW_TRACKING_URI",
+        callback=tracking_address,
+        help="Where to look for the job's runs in MLflow.",
+    ),
 ]
 _OURS = ("--follow", "--address")
 """Options of `submit` that may also stand among the script's: a job is on its cluster, and needs no address."""

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from vitrail.cli_export import export
 from vitrail.errors import UsageError, exit_codes
+from vitrail.options import run_folder, tracking_address
 from vitrail.tracking.promotion import CHAMPION, VERDICT_TAG
 from vitrail.tracking.registry import Model, Version, get_model, list_models, show
 from vitrail.tracking.store import default_tracking_uri
@@ -19,9 +20,14 @@ models_app.command("export")(export)
 
 TrackingUri = Annotated[
     str | None,
-    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow's address [default: the store in ROOT]."),
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        callback=tracking_address,
+        help="MLflow's address [default: the store in ROOT].",
+    ),
 ]
-Root = Annotated[Path, typer.Option("--root", help="Folder of runs, which holds the local store.")]
+Root = Annotated[Path, typer.Option("--root", callback=run_folder, help="Folder of runs, which holds the local store.")]
 Name = Annotated[str, typer.Argument(help="A registered model.")]
 
 _RUNS = Path("runs")

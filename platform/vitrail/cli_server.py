@@ -10,6 +10,7 @@ import typer
 
 from vitrail.cli_models import existing_store
 from vitrail.errors import UsageError, exit_codes
+from vitrail.options import run_folder
 from vitrail.tracking.backend import open_backend, sqlite_backend
 from vitrail.tracking.server import ServerConfig, artifact_destination, is_loopback
 from vitrail.tracking.server_auth import ADMIN, SECRETS_FILE, load_secrets, new_password
@@ -18,7 +19,10 @@ from vitrail.tracking.server_users import Credentials, Role, add_user, productio
 
 server_app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Root = Annotated[Path, typer.Option("--root", help="Folder of runs, which holds the store, its files and secrets.")]
+Root = Annotated[
+    Path,
+    typer.Option("--root", callback=run_folder, help="Folder of runs, which holds the store, its files and secrets."),
+]
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 
 _RUNS = Path("runs")

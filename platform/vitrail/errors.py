@@ -6,8 +6,11 @@ crosses Ray is rebuilt from its arguments on the driver.
 
 import difflib
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+from vitrail.secrets import mask
 
 
 class VitrailError(Exception):
@@ -42,14 +45,21 @@ class UnknownNameError(UsageError):
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn a `VitrailError`, also one raised inside a Ray worker, into its message on stderr and its exit code."""
+    """Turn a `VitrailError`, also one raised inside a Ray worker, into its message on stderr and its exit code.
+
+    Any other error is a fault of ours and keeps its traceback. No secret is in what is printed.
+    """
     try:
         yield
     except Exception as error:
         known = _first_vitrail_error(error)
         if known is None:
-            raise
-        print(f"error: {known}", file=sys.stderr)
+            text = "".join(traceback.format_exception(error))
+            if mask(text) == text:
+                raise
+            print(mask(text), end="", file=sys.stderr)
+            raise SystemExit(1) from None
+        print(f"error: {mask(str(known))}", file=sys.stderr)
         raise SystemExit(known.exit_code) from None
 
 

@@ -133,11 +133,12 @@ class SweepAsked(_Asked):
     rule: str | None
     name: str
     concurrent: int | None
+    checkpoints: str | None
     resume: str | None
 
     def __post_init__(self) -> None:
-        if self.resume is not None and (self.space or self.data or self.vary or self.set_):
-            raise UsageError("--resume takes search space and data from the sweep's folder; leave them out")
+        if self.resume is not None and (self.space or self.data or self.vary or self.set_ or self.checkpoints):
+            raise UsageError("--resume takes space, data and checkpoints from the sweep's folder; leave them out")
         if self.resume is None and not (self.space and self.data):
             raise UsageError("give a search space or recipe and --data, or --resume with a sweep's name")
         _ = self.search_space, self.compute
@@ -177,6 +178,7 @@ class SweepAsked(_Asked):
             gpus_per_worker=self.gpus_per_worker,
             concurrent=self.concurrent,
             compute=self.compute,
+            checkpoint_root=self.checkpoints,
             experiment=self.experiment,
             tracking_uri=self.tracking_uri,
         )

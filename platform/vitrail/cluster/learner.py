@@ -24,11 +24,11 @@ from vitrail.data.stream import ShardStream, TrainingStream
 from vitrail.evaluation.predictor import Evaluation, Predictor
 from vitrail.evaluation.split import ImageCountError, evaluate_split
 from vitrail.models.segmentor import Segmentor
-from vitrail.models.weights import load_pretrained
 from vitrail.training.batch_norm import synchronise_batch_norm
 from vitrail.training.checkpoint import load_state, load_weights
 from vitrail.training.micro_batch import fitting_micro_batch
 from vitrail.training.optimizer import build_optimizer
+from vitrail.training.start import load_start
 from vitrail.training.step import DeviceBatch, LossModule, autocast, seed_step, train_step
 
 
@@ -92,7 +92,7 @@ class Learner:
             segmentor.load_state_dict(load_weights(folder))
             start = resumed.start
         elif config.recipe.pretrained is not None:
-            start = load_pretrained(segmentor, config.recipe.pretrained).summary()
+            start = load_start(segmentor, config.recipe.pretrained).summary()
         segmentor = segmentor.to(place.device)
         micro_batch = _micro_batch(config, place, segmentor)
         if place.world_size > 1:

@@ -12,7 +12,7 @@ from vitrail.cluster.runtime import machines
 from vitrail.config import ComputeConfig, Recipe, RunConfig, Strict
 from vitrail.data.files import write_aside
 from vitrail.data.manifest import Manifest
-from vitrail.data.storage import Place
+from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
 from vitrail.html import plural
 from vitrail.sweep.record import Configuration, Cost, SweepRecord, Trial, Value, label
@@ -57,7 +57,7 @@ class SweepConfig(Strict):
     def trial(self, configuration: Mapping[str, Value], seed: int) -> RunConfig:
         """The run that trains a configuration with a seed."""
         template, name = self.template, trial_name(configuration, seed)
-        place = template.checkpoint_root and f"{template.checkpoint_root.rpartition('/')[0]}/{name}"
+        place = template.checkpoint_root and Folder.at(template.checkpoint_root).sibling(name).uri
         return template.model_copy(
             update={
                 "name": name,
@@ -120,6 +120,7 @@ def plan_sweep(
     gpus_per_worker: float = 0.0,
     concurrent: int | None = None,
     compute: ComputeConfig | None = None,
+    checkpoint_root: str | None = None,
     tracking_uri: str | None = None,
     experiment: str = "vitrail",
 ) -> SweepConfig:
@@ -127,6 +128,7 @@ def plan_sweep(
 
     Args:
         concurrent: trials at a time; None: as many as the cluster has room for with all their workers.
+        checkpoint_root: folder or URI below which trials keep checkpoints, by sweep and trial; None: in their folders.
         tracking_uri: of MLflow; None: the local store of `root`.
 
     Raises:
@@ -145,6 +147,7 @@ def plan_sweep(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         compute=compute,
+        checkpoint_root=Folder.at(checkpoint_root).child(name).uri if checkpoint_root else None,
         cluster_share=1 / concurrent,
         tracking_uri=tracking_uri or default_tracking_uri(root),
         experiment=experiment,

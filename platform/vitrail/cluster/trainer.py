@@ -198,9 +198,9 @@ def _check_start(config: RunConfig) -> None:
     if source is None or CheckpointStore.at(config.checkpoints).checkpoints():
         return
     from vitrail.models.segmentor import Segmentor  # late: the controller loads this module too, without timm
-    from vitrail.models.weights import load_pretrained
+    from vitrail.training.start import load_start
 
-    coverage = load_pretrained(Segmentor(config.recipe.model), source)
+    coverage = load_start(Segmentor(config.recipe.model), source)
     print(f"starts from {source}: {coverage.backbone:.2%} of the backbone's parameters", flush=True)
 
 

@@ -173,6 +173,11 @@ class Folder:
         place, mark, query = self.uri.partition("?") if self.local is None else (self.uri, "", "")
         return Folder(f"{place.rstrip('/')}/{name}{mark}{query}")
 
+    def sibling(self, name: str) -> "Folder":
+        """The folder of that name beside this one."""
+        place, mark, query = self.uri.partition("?") if self.local is None else (self.uri, "", "")
+        return Folder(f"{place.rpartition('/')[0]}/{name}{mark}{query}")
+
     def delete(self, name: str) -> None:
         """Delete a file; none need be there."""
         if self.size_bytes(name) is not None:

@@ -21,6 +21,8 @@ PARENT_RUN_KEY = "vitrail.parent_run_key"
 BATCHED = ("metrics", "params", "tags")
 """Kinds of records that go together in one request."""
 
+_KINDS = ("run", "files", "dataset", "finish")
+"""The others, each a request of its own."""
 _PARENT_WAIT_S = 60.0
 _LOGGED_TABLES = "mlflow.loggedArtifacts"
 
@@ -58,6 +60,9 @@ class Delivery:
             self._send_batch(records, refuse)
             return
         record = records[0]
+        if record["kind"] not in _KINDS:
+            refuse(record, f"there are no records of kind {record['kind']!r}")
+            return
         try:
             getattr(self, f"_send_{record['kind']}")(record)
         except Exception as error:
@@ -142,6 +147,8 @@ class Delivery:
 
     def _send_files(self, record: Record) -> None:
         """Upload the files of a picture, a text or a table; `tables` names what the UI shows as a table."""
+        if any(Path(name).name != name for name in record["files"]):
+            raise RefusedError("it names files outside of the outbox")
         for name, artifact_file in record["files"].items():
             self._upload(self.files / name, artifact_file)
         if record.get("table"):

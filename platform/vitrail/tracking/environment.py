@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from vitrail.errors import VitrailError
+from vitrail.secrets import mask
 from vitrail.tracking.store import ensure_store, is_http
 
 T = TypeVar("T")
@@ -118,7 +119,8 @@ class TrackingError(VitrailError):
 
     def __str__(self) -> str:
         return (
-            f"MLflow at {self.tracking_uri}: {self.reason}; nothing is half done, so the same command may be repeated"
+            f"MLflow at {mask(self.tracking_uri)}: {mask(self.reason)}; nothing is half done, so the same command may "
+            "be repeated"
         )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from vitrail.secrets import mask
 from vitrail.tracking.delivery import BATCHED, Delivery
 from vitrail.tracking.journal import Entry, Journal, Record
 
@@ -115,7 +116,7 @@ class Outbox:
             return True
         logger.warning(
             "tracking: not all could be sent to %s; the rest is kept in %s and goes out when the run is continued",
-            self.tracking_uri,
+            mask(self.tracking_uri),
             self.journal.folder,
         )
         return False
@@ -147,12 +148,12 @@ class Outbox:
             if not lane.delay_s:
                 logger.warning(
                     "tracking: cannot send %s to %s (%s); training goes on, they are kept in %s",
-                    *(lane.name, self.tracking_uri, _first_line(error), self.journal.folder),
+                    *(lane.name, mask(self.tracking_uri), _first_line(error), self.journal.folder),
                 )
             lane.failed()
             return False
         if lane.delay_s and moved:
-            logger.warning("tracking: %s takes %s again", self.tracking_uri, lane.name)
+            logger.warning("tracking: %s takes %s again", mask(self.tracking_uri), lane.name)
             lane.delay_s = 0.0
         return moved
 
@@ -197,7 +198,8 @@ class Outbox:
         return batch, end
 
     def _refuse(self, record: Record, reason: str) -> None:
-        logger.warning("tracking: %s refused a record: %s", self.tracking_uri, reason.splitlines()[0])
+        reason = mask(reason)
+        logger.warning("tracking: %s refused a record: %s", mask(self.tracking_uri), reason.splitlines()[0])
         self.journal.quarantine(record, reason)
 
     def _is_open(self, lane: _Lane) -> bool:
@@ -230,4 +232,4 @@ def _is_batched(entry: Entry) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return mask(f"{type(error).__name__}: {error}").splitlines()[0][:300]

@@ -4,6 +4,7 @@
     tracker.log_metrics({"train/loss": 1.25}, step=50)
     tracker.finish("FINISHED")
 
+No secret is in what is written: texts and values go through `vitrail.secrets`.
 A run has one writer: other workers use `NullTracker`, which has the same methods and does nothing.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from vitrail.errors import UsageError
+from vitrail.secrets import mask, masked
 from vitrail.tracking.environment import current_user, job_tags
 from vitrail.tracking.job_runs import run_page
 from vitrail.tracking.journal import now_ms
@@ -68,7 +70,7 @@ def start_run(
             "run_key": run_key,
             "run_name": run_name,
             "parent_run_key": parent_run_key,
-            "tags": source,
+            "tags": masked(source),
         }
     )
     tracker = MlflowTracker(outbox)
@@ -103,12 +105,12 @@ class MlflowTracker:
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log settings. MLflow refuses another value for a setting already logged; the refusal is put aside."""
         if values:
-            self._append("params", values={key: str(value) for key, value in values.items()})
+            self._append("params", values={key: mask(str(value)) for key, value in values.items()})
 
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, replacing older values."""
         if values:
-            self._append("tags", values={key: str(value) for key, value in values.items()})
+            self._append("tags", values={key: mask(str(value)) for key, value in values.items()})
 
     def log_image(self, key: str, rgb: np.ndarray, step: int) -> None:
         """Log a picture, uint8 (H, W, 3), for MLflow's grid; log one at step 0, where the grid's slider starts."""
@@ -127,16 +129,16 @@ class MlflowTracker:
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Store a text as a file of the run, replacing an older one."""
-        self.log_file_content(text.encode(), artifact_file)
+        self.log_file_content(mask(text).encode(), artifact_file)
 
     def log_dict(self, value: Mapping[str, Any], artifact_file: str) -> None:
         """Store a JSON file."""
-        self.log_text(json.dumps(value, indent=2), artifact_file)
+        self.log_text(json.dumps(masked(value), indent=2), artifact_file)
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], artifact_file: str) -> None:
         """Store a table by columns, as a `.json` that MLflow shows as a table; replaces an older one."""
         rows = [[_plain(value) for value in row] for row in zip(*columns.values(), strict=True)]
-        content = json.dumps({"columns": list(columns), "data": rows}).encode()
+        content = json.dumps({"columns": list(columns), "data": masked(rows)}).encode()
         self._append("files", files={self._keep(content, ".json"): artifact_file}, table=artifact_file)
 
     def log_file(self, path: Path, artifact_file: str) -> None:
@@ -150,7 +152,7 @@ class MlflowTracker:
     def log_dataset(self, name: str, *, digest: str, context: str, source: str) -> None:
         """Note a data set as an input of the run; `context` is "train", "val" and the like."""
         # MLflow holds at most 36 characters of a digest.
-        self._append("dataset", name=name, digest=digest[:36], context=context, source=source)
+        self._append("dataset", name=name, digest=digest[:36], context=context, source=mask(source))
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until MLflow has all that was logged; False where that takes longer."""

@@ -19,13 +19,10 @@ from vitrail.cluster.queue.policy import Demand, fits
 from vitrail.cluster.queue.record import RECORD_VARIABLE
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.errors import UsageError
+from vitrail.secrets import holds_password, secrets_of
 from vitrail.tracking.environment import JOB_VARIABLE, OWNER_VARIABLE
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
-_SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL|API_KEY")
-_LEAST_SECRET = 6
-"""Shorter values of such variables are words that happen to be there."""
-_ADDRESS_WITH_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 EXPORT_RUNS = 'export VITRAIL_RUNS="${VITRAIL_RUNS:-$HOME/runs}"'
 """For the shell on the head."""
 _PLACES = ("data", "root", "checkpoints")
@@ -131,10 +128,10 @@ def check_no_secrets(arguments: Sequence[str], environment: Mapping[str, str]) -
     Raises:
         UsageError: says which, and never repeats it.
     """
-    secrets = {name: value for name, value in environment.items() if _SECRET_NAME.search(name.upper())}
+    secrets = secrets_of(environment)
     for number, argument in enumerate(arguments, start=1):
-        found = [name for name, value in secrets.items() if len(value) >= _LEAST_SECRET and value in argument]
-        if found or _ADDRESS_WITH_PASSWORD.search(argument):
+        found = [name for name, value in secrets.items() if value in argument]
+        if found or holds_password(argument):
             what = f"what {found[0]} holds" if found else "an address with a password"
             raise UsageError(
                 f"argument {number} of the script holds {what}, and everybody on the cluster can read a job's "

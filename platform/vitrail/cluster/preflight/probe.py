@@ -79,7 +79,7 @@ def _question(known: Question, asked: TrainingAsked | SweepAsked | None, marks: 
     if asked is None:
         return known
     tracking_uri = asked.tracking_uri or default_tracking_uri(asked.root)
-    named = asked.checkpoints if isinstance(asked, TrainingAsked) else None
+    named = asked.checkpoints
     checkpoints = str(named or asked.root.resolve())
     found = {}
     for folder in (None if "://" in checkpoints else Path(checkpoints), local_store(tracking_uri)):
