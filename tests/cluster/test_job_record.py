@@ -130,3 +130,16 @@ def test_exit_code_of_a_script_is_as_a_shell_gives_it(tmp_path: Path) -> None:
         (tmp_path / "script.py").write_text(text)
         process = ScriptProcess([str(tmp_path / "script.py")], environment={}, log=tmp_path / "log")
         assert process.ended(60) == code
+
+
+def test_secrets_and_broken_bytes_of_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's traceback may hold an address with its password; an odd byte goes through as it is."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    (tmp_path / "script.py").write_text(
+        "import os, sys\n"
+        "for part in (b'at http://ada:pw1', b'23@mlflow/x\\n', b'\\xff wJalr', b'XUtnFEMI, done'):\n"
+        "    os.write(1, part)\n"
+    )
+    process = ScriptProcess([str(tmp_path / "script.py")], environment={}, log=tmp_path / "log")
+    assert process.ended(60) == 0
+    assert (tmp_path / "log").read_bytes() == b"at http://ada:***@mlflow/x\n\xff ***, done"

@@ -1,4 +1,4 @@
-"""A script in a process of its own, whose output goes to this process's own and to a file, and which dies with it."""
+"""A script in a process of its own, which dies with this one; its output goes to ours and a file, without secrets."""
 
 import ctypes
 import signal
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import IO
 
 from vitrail.cluster.watching.job_progress import read_progress
+from vitrail.secrets import mask
 
 _PR_SET_PDEATHSIG = 1
 _PIECE_BYTES = 1 << 16
-_SAID_BYTES = 400
+_SAID_CHARACTERS = 400
 """As much of the output's end as holds the last line about its progress."""
 
 
@@ -55,16 +56,30 @@ class ScriptProcess:
         self._process.kill()
 
     def _copy(self) -> None:
+        """Line by line, for only of a whole line can be said what in it is secret."""
         assert self._process.stdout is not None
-        said = b""
-        for piece in _pieces(self._process.stdout):
-            self._log.write(piece)
-            sys.stdout.buffer.write(piece)
+        for lines in _lines(self._process.stdout):
+            text = mask(lines.decode(errors="surrogateescape"))
+            shown = text.encode(errors="surrogateescape")
+            self._log.write(shown)
+            sys.stdout.buffer.write(shown)
             sys.stdout.buffer.flush()
-            said = (said + piece)[-_SAID_BYTES:]
-            progress = read_progress(said.decode(errors="replace"))
+            progress = read_progress(text[-_SAID_CHARACTERS:])
             if progress is not None and progress.seconds_left is not None:
                 self.seconds_left = progress.seconds_left
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """One or more whole lines at a time, as they come; a line without end in pieces."""
+    rest = b""
+    for piece in _pieces(stream):
+        whole, newline, rest = (rest + piece).rpartition(b"\n")
+        if len(rest) > _PIECE_BYTES:
+            whole, newline, rest = whole + newline + rest, b"", b""
+        if whole or newline:
+            yield whole + newline
+    if rest:
+        yield rest
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
