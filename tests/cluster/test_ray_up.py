@@ -1,7 +1,9 @@
 """`ray up` on machines of one's own, and all that README.md, "On a cluster", says of the cluster that it makes."""
 
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from head import end_with_children
 from ssh_nodes import ROOT, SHARED, Machine, Site, skip_unless_possible, start_site
 from test_cluster_yaml import on_premises
 
@@ -73,7 +74,8 @@ def tunnel(site: Site, file: Path, url: str) -> Iterator[None]:
             time.sleep(0.5)
         yield
     finally:
-        end_with_children(process)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
 
 
 def wait_for_machines(site: Site, count: int) -> None:
