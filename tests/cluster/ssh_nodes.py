@@ -177,6 +177,18 @@ def skip_unless_possible() -> None:
         )
     if tried.returncode != 0:
         pytest.skip(f"namespaces or overlays are refused: {tried.stderr.strip()}")
+    with tempfile.TemporaryDirectory() as folder:
+        sync = ["uv", "sync", "--quiet", "--offline", "--no-dev", "--extra", "postgresql", "--link-mode", "symlink"]
+        tried = subprocess.run(
+            [*sync, "--python", _PYTHON],
+            cwd=ROOT,
+            env={**os.environ, "UV_PROJECT_ENVIRONMENT": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if tried.returncode != 0:
+        pytest.skip(f"uv's cache lacks what the machines install: {tried.stderr.strip().splitlines()[0]}")
 
 
 @contextmanager
