@@ -35,6 +35,7 @@ def test_run_grows_onto_a_new_machine_and_survives_a_silent_loss(tiny_data: Path
     assert seen["recovery_s"] < 120  # a hang, or a start on the lost machine; usually half a minute
 
 
+@pytest.mark.nightly
 def test_notice_of_preemption_leads_to_a_checkpoint_in_time(tiny_data: Path, tmp_path: Path) -> None:
     seen = play("preempt", tiny_data, tmp_path)
     assert seen["saved_s"] < seen["deadline_s"]
@@ -42,6 +43,7 @@ def test_notice_of_preemption_leads_to_a_checkpoint_in_time(tiny_data: Path, tmp
     assert seen["step"] == seen["total_steps"]
 
 
+@pytest.mark.nightly
 def test_ranks_that_report_unequally_are_ended_in_time(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +66,7 @@ def test_ranks_that_report_unequally_are_ended_in_time(
         trainer.fit()
 
 
+@pytest.mark.nightly
 def test_workers_that_cannot_reach_each_other_are_explained(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from vitrail.sweep.space import SearchSpace
 NANO = "upernet_vit-nano_128x128_1k"
 
 
+@pytest.mark.nightly
 @pytest.mark.long
 def test_optuna_proposes_and_its_best_is_confirmed_with_another_seed(
     ray_session: None, tiny_data: Path, tmp_path: Path

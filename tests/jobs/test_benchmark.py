@@ -35,6 +35,7 @@ def record(path: Path) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.nightly
 @pytest.mark.long
 def test_data_benchmark_measures_every_stage_and_both_streams(
     ray_session: None, run_script: Run, tmp_path: Path
@@ -198,6 +199,7 @@ def test_validation_benchmark_scores_the_split(run_script: Run, tiny_data: Path,
     assert record(out)["images"] == 5
 
 
+@pytest.mark.nightly
 @pytest.mark.long
 def test_end_to_end_benchmark_compares_runs_with_the_bare_loop(
     ray_session: None, tiny_data: Path, tmp_path: Path

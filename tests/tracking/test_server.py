@@ -266,6 +266,7 @@ def test_people_are_told_once_how_to_sign_in_and_may_get_a_second_role(guarded, 
         assert "only an administrator" in add("mallory", "--role", "promoter", "--models", "roads", code=1)
 
 
+@pytest.mark.nightly
 @pytest.mark.long
 def test_24_trials_at_once_lose_nothing_on_sqlite(folder, tmp_path):
     started = Started(folder())
