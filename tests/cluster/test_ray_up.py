@@ -126,7 +126,9 @@ def check_training_as_jobs(site: Site) -> None:
     changes += ["model.backbone.img_size=64", "val_interval=10"]
     options = ["--data", f"{SHARED}/data", "--checkpoints", f"{SHARED}/checkpoints", "--workers", "2", "--steps", "10"]
     options += [part for change in changes for part in ("--set", change)]
-    submit(site, "night", "jobs/train.py", "upernet_vit-nano_mln_128x128_1k", "--name", "night", *options)
+    whole_machines = ["--cpus-per-worker", str(os.cpu_count())]  # or else both workers are put on one
+    script = ["jobs/train.py", "upernet_vit-nano_mln_128x128_1k", "--name", "night", *options]
+    submit(site, "night", *whole_machines, *script)
     logs_of_workers = "cat /tmp/ray/session_latest/logs/train/ray-train-app-worker-*.log"
     assert [site.ssh(machine, logs_of_workers).returncode for machine in site.workers] == [0, 0]
     assert site.ssh(site.head, logs_of_workers).returncode != 0
