@@ -57,7 +57,7 @@ class SweepConfig(Strict):
     def trial(self, configuration: Mapping[str, Value], seed: int) -> RunConfig:
         """The run that trains a configuration with a seed."""
         template, name = self.template, trial_name(configuration, seed)
-        place = template.checkpoint_root and Folder.at(template.checkpoint_root).sibling(name).uri
+        place = template.checkpoint_root and Folder(template.checkpoint_root).sibling(name).uri
         return template.model_copy(
             update={
                 "name": name,
