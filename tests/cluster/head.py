@@ -35,6 +35,8 @@ class Head:
     """Where other machines join."""
     settings: Mapping[str, str]
     """The environment of its processes."""
+    asked: Mapping[str, str]
+    """Of that, what the test has asked for."""
     process: "subprocess.Popen[bytes]"
     """The command that runs it all."""
     temporary: Path
@@ -71,7 +73,14 @@ def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str
         head = _start(command, settings, folder / "head.log")
         stack.callback(end_with_children, head)
         started = Head(
-            f"http://127.0.0.1:{dashboard}", token, folder / "runs", f"127.0.0.1:{gcs}", settings, head, Path(temporary)
+            f"http://127.0.0.1:{dashboard}",
+            token,
+            folder / "runs",
+            f"127.0.0.1:{gcs}",
+            settings,
+            environment,
+            head,
+            Path(temporary),
         )
         wait_for_jobs_api(started, head, folder / "head.log")
         yield started
@@ -87,10 +96,13 @@ def start_machine(
     within: Sequence[str] = (),
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Another machine of a head's cluster, which has joined when the block begins, and is gone at its end; `within`
-    starts its processes."""
+    starts its processes, and `environment` is what they find in place of what the head was asked to have."""
     before = len(alive_machines(head))
     command = [*within, *_RAY_START, f"--address={head.gcs}", f"--num-cpus={num_cpus}", *_own_ports(), *options]
-    machine = _start(command, {**head.settings, **(environment or {})}, log)
+    settings = head.settings
+    if environment is not None:
+        settings = {name: value for name, value in settings.items() if name not in head.asked} | dict(environment)
+    machine = _start(command, settings, log)
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while len(alive_machines(head)) == before:

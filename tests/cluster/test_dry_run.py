@@ -149,7 +149,8 @@ def test_sound_job_is_described_and_nothing_is_sent_or_left(cluster: Cluster, ti
     assert "1000 steps of 16 images, from the beginning" in output
     assert "expected not known: no run of this model ended on this cluster yet" in output
     assert "verdict nothing found that would make it fail" in output
-    assert cluster.run("list")[1].split() == ["job", "status", "time", "owner", "code", "command"]
+    header = ["job", "status", "begins", "time", "prio", "owner", "code", "command"]
+    assert cluster.run("list")[1].split() == header
     assert not cluster.head.runs.exists()
     assert not list(tiny_data.parents[1].rglob(".vitrail-*"))
     sent = [job for job in cluster.client().list_jobs() if job.submission_id not in known]
