@@ -19,6 +19,7 @@ from vitrail.evaluation.trained import open_model
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.nightly
 @pytest.mark.long
 def test_model_in_a_store_predicts_and_is_scored_there_as_here(
     ray_session: None, true_checkpoint: Path, tmp_path: Path
