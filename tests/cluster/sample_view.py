@@ -52,7 +52,10 @@ def machine(number: int, *, gpus: int = 4) -> MachineUse:
 
 
 def busy_view(*, jobs: int = 50, machines: int = 9) -> ClusterView:
-    """As many jobs: one that validates, one whose workers restart, a sweep, three that wait, and many that ended."""
+    """As many jobs, nine at least.
+
+    One that validates, one whose workers restart, a sweep, one that makes room, three that wait, and many that ended.
+    """
     sweep = JobProgress(unit="trials", done=7, total=12, phase="running", miou=0.31)
     watched = [
         WatchedJob(job("upernet_deit-s16_ln_mln_512x512_160k_ade20k-night"), TRAINING, 16),
@@ -60,7 +63,9 @@ def busy_view(*, jobs: int = 50, machines: int = 9) -> ClusterView:
         WatchedJob(job("validates"), replace(TRAINING, phase="validating"), 4),
         WatchedJob(job("restarts", seconds=300_000), TRAINING, 0),
         WatchedJob(job("necks"), sweep, 4),
-        *(WatchedJob(job(f"waits{number}", "PENDING", seconds=45), None, None) for number in range(3)),
+        WatchedJob(job("yields", "YIELDING"), replace(TRAINING, images_per_s=300.0), 2),
+        WatchedJob(job("sent", "PENDING", seconds=45), None, None),
+        *(WatchedJob(job(f"waits{number}", "QUEUED", seconds=45), None, None) for number in range(2)),
     ]
     endings = ("SUCCEEDED", "FAILED", "STOPPED")
     while len(watched) < jobs:

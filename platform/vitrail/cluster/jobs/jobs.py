@@ -24,7 +24,8 @@ from vitrail.cluster.jobs.server import connect, explained
 from vitrail.cluster.queue.record import RUNNING, WAITING, YIELDING
 from vitrail.errors import UnknownNameError, UsageError, VitrailError
 
-_LIVE = ("PENDING", "QUEUED", "RUNNING", "YIELDING")
+_AT_WORK = ("RUNNING", "YIELDING")
+_LIVE = ("PENDING", "QUEUED", *_AT_WORK)
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 180.0
 """Beyond the 120 s that cluster.yaml gives a job to save a checkpoint."""
@@ -108,6 +109,11 @@ class Job:
     def live(self) -> bool:
         """Whether it waits or runs."""
         return self.status in _LIVE
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it has the workers that it asked for, if only to save before it makes room."""
+        return self.status in _AT_WORK
 
     @property
     def exit_code(self) -> int:

@@ -16,7 +16,8 @@ T = TypeVar("T")
 WIDE = 110
 """From so many columns on there is room for all that is known."""
 _GIB = 2**30
-_COLOURS = {"running": "green", "training": "green", "failed": "red", "stopped": "yellow", "pending": "yellow"}
+_COLOURS = {"running": "green", "training": "green", "failed": "red", "stopped": "yellow"}
+_COLOURS |= dict.fromkeys(("pending", "queued", "yielding"), "yellow")
 _LINES_AROUND = 7
 """Of the screen: the line of the whole, two headings, two lines between, and two that say what was left out."""
 _FEWEST_JOBS = 4
@@ -50,7 +51,7 @@ def _shares(height: int | None, jobs: int, machines: int) -> tuple[int, int]:
 
 
 def _summary(view: ClusterView, address: str) -> Text:
-    running = sum(watched.job.status == "RUNNING" for watched in view.jobs)
+    running = sum(watched.job.at_work for watched in view.jobs)
     waiting = sum(watched.job.live for watched in view.jobs) - running
     cpus, gpus = _total(machine.cpus for machine in view.machines), _total(machine.gpus for machine in view.machines)
     parts = [f"{running} running, {waiting} waiting", f"CPUs {_of(cpus)}"]

@@ -74,7 +74,7 @@ class WatchedJob:
     def trains(self) -> bool:
         """Whether its workers are there and take steps, so that the rates of its log are of now."""
         stands = self.progress is None or self.progress.phase == "validating" or self.workers == 0
-        return self.job.status == "RUNNING" and not stands
+        return self.job.at_work and not stands
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ClusterWatch:
 
     def _progress(self, jobs: Iterable[Job]) -> dict[str, JobProgress | None]:
         jobs = list(jobs)
-        asked = [job for job in jobs if job.status == "RUNNING" or not (job.live or job.id in self._ended)]
+        asked = [job for job in jobs if job.at_work or not (job.live or job.id in self._ended)]
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
             found = dict(zip((job.id for job in asked), pool.map(self._read_log, asked), strict=True))
         self._ended |= {job.id: found[job.id] for job in asked if not job.live}
@@ -194,6 +194,6 @@ def _of_class(name: str) -> list[tuple[str, str]]:
 
 def _shown_first(jobs: Sequence[Job], ended: int) -> list[Job]:
     """Those that run, those that wait, and so many that ended; each newest first, as they are given."""
-    running = [job for job in jobs if job.status == "RUNNING"]
-    waiting = [job for job in jobs if job.live and job.status != "RUNNING"]
+    running = [job for job in jobs if job.at_work]
+    waiting = [job for job in jobs if job.live and not job.at_work]
     return [*running, *waiting, *islice((job for job in jobs if not job.live), ended)]
