@@ -60,10 +60,12 @@ def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str
         # Sockets' paths must be short.
         temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        dashboard, gcs, client = free_ports(3)
+        named = ("--dashboard-port", "--port", "--ray-client-server-port")
+        ports = dict(zip(named, map(str, free_ports(len(named))), strict=True))
+        ports |= {name: port for name, _, port in (option.partition("=") for option in options) if name in ports}
         command = [*_RAY_START, "--head", f"--num-cpus={num_cpus}", f"--temp-dir={temporary}"]
-        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--port={gcs}"]
-        command += [f"--ray-client-server-port={client}", *_own_ports(), *options]
+        command += ["--dashboard-host=127.0.0.1", *_own_ports(), *options]
+        command += [f"{name}={port}" for name, port in ports.items()]
         settings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
         # On a busy machine the raylet takes longer to be known than the 30 seconds that Ray gives it.
@@ -73,10 +75,10 @@ def start_head(folder: Path, *options: str, num_cpus: int, environment: dict[str
         head = _start(command, settings, folder / "head.log")
         stack.callback(end_with_children, head)
         started = Head(
-            f"http://127.0.0.1:{dashboard}",
+            f"http://127.0.0.1:{ports['--dashboard-port']}",
             token,
             folder / "runs",
-            f"127.0.0.1:{gcs}",
+            f"127.0.0.1:{ports['--port']}",
             settings,
             environment,
             head,
