@@ -66,6 +66,20 @@ def test_only_jobs_whose_process_lives_are_in_the_queue(folders: JobFolders) -> 
         assert list(folders.living()) == ["night-1"]
 
 
+def test_records_of_jobs_that_are_over_are_not_read_to_see_who_is_in_the_queue(
+    folders: JobFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        night = add(folders, f"{number}-night-{number}", replace(RECORD_OF_NIGHT, id=f"night-{number}"))
+        with hold(night.path / ALIVE):
+            assert list(folders.living()) == [f"night-{number}"]
+            folders.change(night, lambda record: replace(record, state=SUCCEEDED))
+            assert not folders.living()
+    monkeypatch.setattr(JobFolder, "alive", property(lambda folder: pytest.fail(f"{folder.path} was looked at")))
+    assert not folders.living()
+    assert len(folders.all()) == 3
+
+
 def test_damaged_record_is_said_to_be_one(folders: JobFolders) -> None:
     folder = add(folders, "1-night-1", RECORD_OF_NIGHT)
     whole = (folder.path / RECORD).read_text()

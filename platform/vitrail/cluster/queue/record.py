@@ -4,6 +4,7 @@ jobs/20261123-101500-night-1/job.json    what was asked for, and how it stands: 
                              log.txt     all that the job has printed
                              code.zip    the code it brought along, while it is not over
                              alive       held by the job's process
+jobs/.live/20261123-101500-night-1       empty: this job is not over, so that nobody need look at all that were
 """
 
 import json
@@ -25,6 +26,7 @@ RECORD, LOG, CODE, ALIVE = "job.json", "log.txt", "code.zip", "alive"
 WAITING, RUNNING, YIELDING = "WAITING", "RUNNING", "YIELDING"
 SUCCEEDED, FAILED, STOPPED = "SUCCEEDED", "FAILED", "STOPPED"
 LIVE = (WAITING, RUNNING, YIELDING)
+_LIVE_FOLDER = ".live"
 _FORMAT = 1
 
 
@@ -117,7 +119,13 @@ class JobFolder:
 
     def save(self, record: JobRecord) -> None:
         """Replace the record; to be done under the lock."""
+        marker = self.path.parent / _LIVE_FOLDER / self.path.name
+        if record.live:
+            marker.parent.mkdir(exist_ok=True)
+            marker.touch()
         write_aside(self.path / RECORD, json.dumps(asdict(record), indent=1).encode())
+        if not record.live:
+            marker.unlink(missing_ok=True)
 
 
 class JobFolders:
@@ -145,7 +153,8 @@ class JobFolders:
     def living(self) -> dict[str, tuple[JobFolder, JobRecord]]:
         """The jobs whose processes live and are not over, by id; damaged records are none. Under the lock."""
         found = {}
-        for folder in self.all():
+        for marker in sorted((self.root / _LIVE_FOLDER).glob("*")):
+            folder = self.of(marker.name)
             if not folder.alive:
                 continue
             try:
