@@ -27,7 +27,9 @@ console = Console()
 
 
 def main(
-    root: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
+    root: Annotated[
+        Path, typer.Option(callback=options.run_folder, help="Folder for everything the demo makes.")
+    ] = Path("runs/demo"),
     replace: Annotated[bool, typer.Option(help="Delete what an earlier demo left there.")] = False,
     resume: options.Resume = False,
     workers: Annotated[int, typer.Option(min=1, help="Training workers.")] = 2,

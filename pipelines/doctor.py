@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitrail import options
 from vitrail.errors import UsageError, exit_codes
 
 if TYPE_CHECKING:
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
 
 def main(
     place: Annotated[str, typer.Argument(help="Source folder or prepared data set; also s3:// or gs://.")],
-    out: Annotated[
-        Path | None, typer.Option(callback=options.local_folder, help="Folder to write to [default: doctor/NAME].")
-    ] = None,
+    out: Annotated[str | None, typer.Option(help="Folder, s3:// or gs:// to write to [default: doctor/NAME].")] = None,
     augmented: Annotated[int, typer.Option(min=0, help="Training crops to draw on a contact sheet.")] = 0,
     recipe: Annotated[str | None, typer.Option(help="Recipe whose crops to draw [default: the published 512].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training run whose crops to draw.")] = 0,
@@ -43,9 +40,9 @@ def main(
         from vitrail.recipes import get_recipe
 
         folder, console = Folder.at(place), Console()
-        out = out or Path("doctor") / folder.name
-        if folder.contains(Folder.at(out)):
-            raise UsageError(f"{out} lies in {folder}; name a folder outside it with --out")
+        target = Folder.at(out or Path("doctor") / folder.name)
+        if folder.contains(target):
+            raise UsageError(f"{target} lies in {folder}; name a folder outside it with --out")
         transforms = get_recipe(recipe).transforms if recipe else TransformConfig()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=console, transient=True) as bar:
@@ -58,11 +55,11 @@ def main(
             from vitrail.data.doctor.preview import draw_first_crops
 
             sheet = draw_first_crops(folder, transforms, count=augmented, seed=seed)
-        page = write_report(diagnosis, out, picture=open_illustrator(folder).picture, sheet=sheet)
+        page = write_report(diagnosis, target, picture=open_illustrator(folder).picture, sheet=sheet)
         if diagnosis.groups:
             console.print(_table(diagnosis))
         if diagnosis.count("error"):
-            raise UnsoundDataError.of(diagnosis, str(page))
+            raise UnsoundDataError.of(diagnosis, page)
         console.print(f"{verdict(diagnosis)} {page}", soft_wrap=True, highlight=False, markup=False)
 
 

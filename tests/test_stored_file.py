@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from s3_server import CREDENTIALS, S3Server, s3_server
@@ -84,6 +85,15 @@ def test_weights_are_imported_exported_and_started_from_in_a_store(
     coverage = load_start(model, places["vit.pth"])
     assert (coverage.backbone, coverage.source) == (1.0, places["vit.pth"])
     assert coverage.sha256 == file_sha256(tmp_path / "vit.pth")
+
+
+@pytest.mark.slow
+def test_model_is_exported_into_a_store(server: S3Server, true_checkpoint: Path) -> None:
+    place = f"s3://bucket/exported/model.onnx{server.query}"
+    result = CliRunner().invoke(app, ["models", "export", str(true_checkpoint), place])
+    assert result.exit_code == 0 and "written: s3://bucket/exported/model.onnx" in result.output, result.output
+    session = onnxruntime.InferenceSession(fetch_file(place))
+    assert [value.name for value in session.get_outputs()] == ["labels", "logits"]
 
 
 @pytest.mark.parametrize("root", ["s3://bucket/runs", "gs://bucket/runs"])

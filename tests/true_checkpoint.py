@@ -1,5 +1,6 @@
 """A checkpoint as training writes it, with all weights of a nano recipe (12 MB); `tiny_checkpoint` has a few bytes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,17 +16,18 @@ def write_true_checkpoint(
     root: Path,
     *,
     seed: int = 0,
-    classes: int = 5,
+    classes: int | Sequence[str] = 5,
     reduce_zero_label: bool = True,
     data: DataSource | None = None,
     sees_only: int | None = None,
 ) -> Path:
     """Folder of a new checkpoint in `root`. Weights are random, the classifier's enlarged, so that classes differ.
 
-    With `sees_only`, that class is what it sees everywhere.
+    `classes` is their number or their names. With `sees_only`, that class is what it sees everywhere.
     """
+    names = tuple(f"class {index}" for index in range(classes)) if isinstance(classes, int) else tuple(classes)
     small = ["transforms.scale=[144,48]", "model.backbone.img_size=48"]
-    recipe = override(get_recipe("upernet_vit-nano_mln_128x128_1k"), small).with_classes(classes)
+    recipe = override(get_recipe("upernet_vit-nano_mln_128x128_1k"), small).with_classes(len(names))
     torch.manual_seed(seed)
     segmentor = Segmentor(recipe.model)
     with torch.no_grad():
@@ -35,13 +37,13 @@ def write_true_checkpoint(
     info = CheckpointInfo(
         step=1000,
         recipe=recipe,
-        classes=tuple(f"class {index}" for index in range(classes)),
-        palette=tuple((index % 256, 90, 200) for index in range(classes)),
+        classes=names,
+        palette=tuple((index % 256, 90, 200) for index in range(len(names))),
         reduce_zero_label=reduce_zero_label,
         data=data or DataSource(name="streets", fingerprint="d" * 32, val_images=20, uri="s3://bucket/streets"),
         seed=seed,
         run_key=f"run-{seed}",
-        scores=ScoreRecord(mIoU=0.5, mAcc=0.6, aAcc=0.8, images=20, iou=(0.5,) * classes),
+        scores=ScoreRecord(mIoU=0.5, mAcc=0.6, aAcc=0.8, images=20, iou=(0.5,) * len(names)),
     )
     saved = save_checkpoint(str(root), info, weights=segmentor.state_dict(), state={"step": 1000})
     assert saved.place.local is not None

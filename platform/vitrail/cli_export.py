@@ -15,7 +15,7 @@ def export(
     model: Annotated[
         str, typer.Argument(help="Checkpoint folder, imported file, or models:/NAME@alias (or /VERSION).")
     ],
-    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    out: Annotated[str, typer.Argument(help="The file to write; also s3:// or gs://.")],
     format_: Annotated[Literal["onnx"], typer.Option("--format", help="What the file is for.")] = "onnx",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Describe another test: inference.kind=slide, …")
@@ -30,13 +30,15 @@ def export(
     with exit_codes():
         from vitrail.evaluation.onnx_export import export_onnx
         from vitrail.evaluation.trained import open_model
+        from vitrail.stored_file import writing_file
         from vitrail.tracking.fetch import fetch_model
         from vitrail.tracking.store import default_tracking_uri
 
         path = fetch_model(model, root=root, tracking_uri=tracking_uri or default_tracking_uri(root))
         segmentor, described = open_model(path)
         described = described.tested_as(set_ or [])
-        exported = export_onnx(segmentor, described, out, tolerance=tolerance)
+        with writing_file(out) as file:
+            exported = export_onnx(segmentor, described, file, tolerance=tolerance)
         table = Table("compared at", "N x H x W", "logits off by, of their range", "equal labels", box=None)
         for row in exported.agreements:
             size = " x ".join(map(str, row.size))

@@ -15,7 +15,6 @@ from vitrail.gate.limits import GateRules
 
 _CHAMPION = "champion"
 _RUNS = Path("runs")
-_PICTURES = Path("comparison")
 
 Alias = Annotated[str, typer.Option("--alias", help="The alias to move or look at.")]
 Data = Annotated[
@@ -139,7 +138,7 @@ def compare_command(
     second: Annotated[str, typer.Argument(help="What to compare it with.")],
     data: options.Data,
     split: str = "validation",
-    out: Annotated[Path, typer.Option(callback=options.local_folder, help="Folder for the pictures.")] = _PICTURES,
+    out: Annotated[str, typer.Option(help="Folder, s3:// or gs:// for the pictures.")] = "comparison",
     pictures: Annotated[int, typer.Option(min=0, help="Images to draw, those the two disagree on most.")] = 12,
     workers: options.Workers = 1,
     gpus_per_worker: options.GpusPerWorker = 0.0,

@@ -19,26 +19,16 @@ def tracking_address(given: str | None) -> str | None:
         return _without_password(given)
 
 
-def local_folder(given: Path | None) -> Path | None:
-    """For options that take a folder of this machine: a URI would become a folder of that name."""
-    return _refuse_store(given, "name a folder of this machine")
-
-
 def run_folder(given: Path) -> Path:
-    """For the folder of runs, which has to be on a disk."""
-    _refuse_store(
-        given,
-        "the folder of runs holds locks, a database, and what waits to be sent to MLflow, which need a disk; name a "
-        "folder here, and with --checkpoints the store for what runs leave",
-    )
-    return given
-
-
-def _refuse_store(given: Path | None, way_out: str) -> Path | None:
+    """For the folder of runs, which has to be on a disk: a URI would become a folder of that name."""
     with _exit_codes():
-        if given is not None and re.match(r"[a-z][a-z0-9+]+:/", str(given), re.IGNORECASE):
+        if re.match(r"[a-z][a-z0-9+]+:/", str(given), re.IGNORECASE):
             scheme, _, rest = str(given).partition(":/")
-            raise _UsageError(f"{scheme}://{rest} is in an object store; {way_out}")
+            raise _UsageError(
+                f"{scheme}://{rest} is in an object store; the folder of runs holds locks, a database, and what waits "
+                "to be sent to MLflow, which need a disk; name a folder here, and with --checkpoints the store for "
+                "what runs leave"
+            )
     return given
 
 

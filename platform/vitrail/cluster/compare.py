@@ -4,7 +4,7 @@ import math
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
@@ -17,7 +17,6 @@ from rich.table import Table
 from vitrail.cluster.evaluate import refuse_other_classes
 from vitrail.cluster.runtime import check_feasible, cpu_share
 from vitrail.config import IGNORE_INDEX
-from vitrail.data.files import make_writable, write_aside
 from vitrail.data.manifest import Manifest
 from vitrail.data.shards import ShardReader
 from vitrail.data.storage import Folder, Place
@@ -113,22 +112,27 @@ def _points(interval: Interval) -> str:
 
 
 def write_disputed(
-    comparison: Comparison, first: Trained, second: Trained, data: Place, out: Path, *, split: str, count: int
-) -> list[Path]:
-    """Pictures of the images on which the two disagree most: image, truth, and both models' labels; on the CPU."""
-    make_writable(out)
+    comparison: Comparison, first: Trained, second: Trained, data: Place, out: Place, *, split: str, count: int
+) -> list[str]:
+    """Write pictures of the images on which the two disagree most, computed on the CPU; returns their places.
+
+    Each shows the image, the truth, and both models' labels.
+    """
+    folder = Folder.at(out)
+    folder.make_writable()
     reader, manifest = ShardReader(data, split), Manifest.load(data)
     predictors = [Predictor(model, described.recipe) for model, described in (first, second)]
-    paths = []
+    written = []
     for place, index in enumerate(comparison.most_disputed(count), start=1):
         sample = reader[index]
         one, other = (predictor(sample.image) for predictor in predictors)
         panel = disagreement_panel(sample.image, sample.label, one, other, manifest.palette, manifest.classes)
         ok, encoded = cv2.imencode(".jpg", cv2.cvtColor(panel, cv2.COLOR_RGB2BGR))
         assert ok
-        paths.append(out / f"{place:02d}-{Path(sample.id).name}.jpg")
-        write_aside(paths[-1], encoded.tobytes())
-    return paths
+        name = f"{place:02d}-{PurePosixPath(sample.id).name}.jpg"
+        folder.write(name, encoded.tobytes())
+        written.append(f"{folder}/{name}")
+    return written
 
 
 def _compare_share(

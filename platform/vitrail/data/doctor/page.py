@@ -1,13 +1,12 @@
 """Writes a diagnosis as one HTML page that needs nothing else: no script, no network, pictures inside.
 
-    page = write_report(diagnosis, Path("doctor/camvid"), picture=open_illustrator("SRC").picture)
+    page = write_report(diagnosis, "doctor/camvid", picture=open_illustrator("SRC").picture)
 
 File names are the data set's own, so every text is escaped.
 """
 
 from collections.abc import Callable
 from html import escape
-from pathlib import Path
 
 import cv2
 
@@ -15,7 +14,7 @@ from vitrail.data.codec import UInt8Array
 from vitrail.data.doctor.charts import class_table, size_chart
 from vitrail.data.doctor.diagnosis import Diagnosis, FindingGroup, SplitSummary
 from vitrail.data.doctor.findings import Finding, SampleRef
-from vitrail.data.files import make_writable, write_aside
+from vitrail.data.storage import Folder, Place
 from vitrail.html import document, inline_image, number_cell, plural
 
 Picture = Callable[[SampleRef], bytes | None]
@@ -40,20 +39,21 @@ figcaption { font-size: 12px; color: var(--faint); overflow-wrap: anywhere; max-
 """
 
 
-def write_report(diagnosis: Diagnosis, out: Path, *, picture: Picture, sheet: UInt8Array | None = None) -> Path:
-    """Write report.json, report.html and, of a contact sheet, preview.png to `out`; returns the page's path.
+def write_report(diagnosis: Diagnosis, out: Place, *, picture: Picture, sheet: UInt8Array | None = None) -> str:
+    """Write report.json, report.html and, of a contact sheet, preview.png to `out`; returns the page's place.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
-    make_writable(out)
+    folder = Folder.at(out)
+    folder.make_writable()
     preview = None
     if sheet is not None:
         preview = bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
-        write_aside(out / "preview.png", preview)
-    write_aside(out / "report.json", (diagnosis.model_dump_json(indent=1) + "\n").encode())
-    write_aside(out / "report.html", render_page(diagnosis, picture=picture, preview=preview).encode())
-    return out / "report.html"
+        folder.write("preview.png", preview)
+    folder.write("report.json", (diagnosis.model_dump_json(indent=1) + "\n").encode())
+    folder.write("report.html", render_page(diagnosis, picture=picture, preview=preview).encode())
+    return f"{folder}/report.html"
 
 
 def render_page(diagnosis: Diagnosis, *, picture: Picture, preview: bytes | None = None) -> str:
