@@ -15,6 +15,7 @@ from rich.table import Table
 from vitrail.errors import UsageError, exit_codes
 from vitrail.options import tracking_address
 from vitrail.tracking.environment import TrackingError, current_user
+from vitrail.words import duration
 
 if TYPE_CHECKING:
     from vitrail.cluster.jobs.jobs import Job, Jobs
@@ -107,7 +108,7 @@ def status(name: Name, tracking_uri: TrackingUri = None, address: Address = None
         jobs = _jobs(address)
         job = jobs.find(name)
         code = f", exit code {job.exit_status}" if job.exit_status else ""
-        print(f"{job.name}: {job.status}, {'for' if job.live else 'after'} {_duration(job.seconds)}{code}")
+        print(f"{job.name}: {job.status}, {'for' if job.live else 'after'} {duration(job.seconds)}{code}")
         if job.status == "QUEUED":
             print(f"  begins     {_begins(job)}")
         print(f"  priority   {job.priority}{', makes room for higher ones' if job.preemptible else ''}")
@@ -153,7 +154,7 @@ def list_jobs(address: Address = None) -> None:
                 job.name,
                 job.status,
                 _begins(job) if job.status == "QUEUED" else "",
-                _duration(job.seconds),
+                duration(job.seconds),
                 f"{job.priority}{'p' if job.preemptible else ''}",
                 job.owner,
                 _short(job.revision),
@@ -223,7 +224,7 @@ def _follow(jobs: "Jobs", job: "Job") -> int:
     except KeyboardInterrupt:
         print(f"\n{job.name} goes on; `vitrail stop {job.name}` ends it", file=sys.stderr)
         return 130
-    print(f"{job.name}: {ended.status} after {_duration(ended.seconds)}", file=sys.stderr)
+    print(f"{job.name}: {ended.status} after {duration(ended.seconds)}", file=sys.stderr)
     if ended.status == "FAILED":
         _print_failure(jobs, ended, sys.stderr)
     return ended.exit_code
@@ -260,14 +261,10 @@ def _begins(job: "Job") -> str:
     """When a job that waits is expected to begin."""
     if job.expected_start is not None:
         wait_s = job.expected_start - time.time()
-        return "now" if wait_s < 60 else f"in {_duration(wait_s)}"
+        return "now" if wait_s < 60 else f"in {duration(wait_s)}"
     return f"after {job.after}" if job.after else "when machines come"
 
 
 def _short(revision: str) -> str:
     """A revision whose commit has twelve digits."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", revision)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -46,8 +46,3 @@ def inline_image(data: bytes, kind: str) -> str:
 def number_cell(text: str) -> str:
     """A cell of digits that stand below each other."""
     return f'<td class="number">{text}</td>'
-
-
-def plural(count: int, word: str) -> str:
-    """`1 error`, `1,200 errors`."""
-    return f"{count:,} {word}" + ("" if count == 1 else "s")

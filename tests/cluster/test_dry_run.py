@@ -257,7 +257,7 @@ def test_sweep_and_other_scripts_are_told_as_far_as_they_are_known(cluster: Clus
     assert code == 0, output
     assert "workers 3 at a time with 1 CPU each: 2 on head; 1 on " in output
     # Two rounds of a minute to start, 16,000 images at 20 a second, and a quarter of that for validations.
-    assert "4 trials; 3 at a time about 35 minutes by run earlier on 2 x CPU (" in output
+    assert "4 trials; 3 at a time about 35 min by run earlier on 2 x CPU (" in output
     code, output = cluster.look("wait.py")
     assert code == 0, output
     assert "workers not known" in output and "MiB packed" in output

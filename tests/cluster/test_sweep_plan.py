@@ -73,7 +73,7 @@ def test_forecast_adds_up_trials_hours_and_disk(tmp_path: Path, tiny_data: Path)
     found = forecast(plan, dict.fromkeys(known_recipes(plan), COST))
     assert (found.trials, found.confirmations, found.concurrent, found.gpu_hours) == (12, 0, 2, 0)
     # 1000 steps of 16 at 40 images/s, 5 validations of 5 images at 10, and a minute beside.
-    assert found.hours * 3600 == pytest.approx(6 * (16_000 / 40 + 25 / 10 + 60))
+    assert found.seconds == pytest.approx(6 * (16_000 / 40 + 25 / 10 + 60))
     # Two newest and the best of each trial: weights and two moments of a million float32.
     assert found.disk_bytes == 12 * 3 * 12_000_000
 

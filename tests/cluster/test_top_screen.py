@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from sample_view import TRAINING, busy_view, job, machine
 
-from vitrail.cluster.watching.top_screen import duration, screen
+from vitrail.cluster.watching.top_screen import screen
 from vitrail.cluster.watching.view import ClusterView, Gpu, Use, WatchedJob
 
 ADDRESS = "http://127.0.0.1:8265"
@@ -83,8 +83,3 @@ def test_gpu_that_idles_among_busy_ones_is_seen() -> None:
     devices = tuple(Gpu("H100", busy, Use(1024.0 * gib, 81_920.0)) for busy, gib in ((100.0, 70), (0.0, 1), (None, 70)))
     lines = rendered(ClusterView((), (replace(machine(1), devices=devices),), 0))
     assert row(lines, "10.0.0.1")[-3:] == ["█▁", "50%", "1-70/80"]
-
-
-def test_durations_are_for_people() -> None:
-    shown = [duration(seconds) for seconds in (0, 119, 120, 7_199, 7_200, 172_799, 300_000)]
-    assert shown == ["0 s", "119 s", "2 min", "119 min", "2 h 00", "47 h 59", "3 d 11"]

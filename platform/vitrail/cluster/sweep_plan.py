@@ -14,11 +14,11 @@ from vitrail.data.files import write_aside
 from vitrail.data.manifest import Manifest
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
-from vitrail.html import plural
 from vitrail.sweep.record import Configuration, Cost, SweepRecord, Trial, Value, label
 from vitrail.sweep.space import SearchSpace, apply, trial_name
 from vitrail.tracking.store import default_tracking_uri
 from vitrail.training.step import validation_steps
+from vitrail.words import duration, plural
 
 SWEEP_FILE = "sweep.json"
 RECORD_FILE = "record.json"
@@ -177,7 +177,7 @@ class Forecast:
     confirmations: int
     """Of those, trials that repeat the best configurations with other seeds."""
     concurrent: int
-    hours: float
+    seconds: float
     """From start to end."""
     gpu_hours: float
     disk_bytes: int
@@ -192,7 +192,7 @@ class Forecast:
         gpus = f", {self.gpu_hours:.1f} GPU-hours" if self.gpu_hours else ""
         return [
             f"{self.trials} trials{repeats}; {self.concurrent} at a time",
-            f"{most}{duration(self.hours)}{gpus}",
+            f"{most}{duration(self.seconds)}{gpus}",
             f"{self.disk_bytes / 1e9:.1f} GB of checkpoints are kept",
         ]
 
@@ -244,7 +244,7 @@ def forecast_from(config: SweepConfig, seconds: Mapping[str, float], parameters:
         trials=trials,
         confirmations=0 if space.is_one_stage else trials - space.size,
         concurrent=min(config.concurrent, trials),
-        hours=math.ceil(trials / config.concurrent) * mean_s / 3600,
+        seconds=math.ceil(trials / config.concurrent) * mean_s,
         gpu_hours=trials * mean_s * template.workers * template.gpus_per_worker / 3600,
         disk_bytes=int(trials * (template.keep_newest + template.keep_best) * state_bytes),
         ends_early=space.scheduler != "none",
@@ -274,7 +274,3 @@ def run_seconds(recipe: Recipe, cost: Cost, *, workers: int, val_images: int, do
 def checkpoint_bytes(parameters: int) -> int:
     """Size of a checkpoint of a model with so many parameters, but for a few kilobytes."""
     return _STATE_COPIES * 4 * parameters
-
-
-def duration(hours: float) -> str:
-    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"

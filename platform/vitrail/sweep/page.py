@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 
 from vitrail.drawing import as_png
 from vitrail.errors import VitrailError
-from vitrail.html import document, inline_image, number_cell, plural
+from vitrail.html import document, inline_image, number_cell
 from vitrail.sweep.decision import Decision, decide
 from vitrail.sweep.effects import draw_dimensions
 from vitrail.sweep.pictures import draw_costs, draw_curves
 from vitrail.sweep.record import Cost, Status, SweepRecord, Trial, Value
 from vitrail.sweep.statistics import Difference, SweepStatistics, ranked_labels, summarise
+from vitrail.words import plural
 
 _TAGS: dict[Status, str] = {"finished": "ok", "failed": "error", "stopped": "warning"}
 _RULES = {

@@ -18,6 +18,7 @@ from vitrail.cluster.preflight.placement import NodeType, node_types
 from vitrail.cluster.preflight.probe_job import Probe
 from vitrail.config import RunConfig
 from vitrail.errors import UnknownNameError
+from vitrail.words import duration
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,6 @@ def _expected(facts: Facts, records: Path) -> tuple[str, ...]:
 
 def _run_expected(run: RunFacts, records: Path, on: tuple[Answer, ...]) -> tuple[str, ...]:
     from vitrail.cluster.preflight.expected_time import expect
-    from vitrail.cluster.sweep_plan import duration
     from vitrail.models.segmentor import count_parameters
 
     config = run.config
@@ -126,11 +126,10 @@ def _run_expected(run: RunFacts, records: Path, on: tuple[Answer, ...]) -> tuple
             f"not known: no run of this model ended on this cluster yet, and jobs/results has no benchmark of it "
             f"for {_devices(config, on)}; the same command with --steps 200 and another --name leaves a figure",
         )
-    hours = found.seconds / 3600
     gpus = config.workers * config.gpus_per_worker
-    cost = f", {hours * gpus:.1f} GPU-hours" if gpus else ""
+    cost = f", {found.seconds / 3600 * gpus:.1f} GPU-hours" if gpus else ""
     return (
-        f"{duration(hours)}{cost}, at {found.images_per_s:.3g} images/s",
+        f"{duration(found.seconds)}{cost}, at {found.images_per_s:.3g} images/s",
         f"by {found.source}",
         "with start and validations; without waiting for machines, and restarts",
     )

@@ -11,7 +11,7 @@ from vitrail.cluster.preflight.facts import Facts, MachineFacts, RunFacts
 from vitrail.cluster.preflight.findings import need_of
 from vitrail.cluster.preflight.placement import Placement, Share
 from vitrail.config import RunConfig
-from vitrail.html import plural
+from vitrail.words import plural
 
 _LABEL = 12
 _MOST_MACHINES = 8

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vitrail.cluster.watching.job_progress import JobProgress
 from vitrail.cluster.watching.view import ClusterView, Gpu, MachineUse, Use, WatchedJob
+from vitrail.words import duration
 
 T = TypeVar("T")
 
@@ -155,17 +156,6 @@ def _table(*columns: str, wide: bool) -> Table:
             max_width=16 if name == "owner" and wide else 8 if name == "owner" else None,
         )
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `45 s`, `12 min`, `3 h 05`, `2 d 03`."""
-    minutes = int(seconds) // 60
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if minutes < 120:
-        return f"{minutes} min"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60:02}" if hours < 48 else f"{hours // 24} d {hours % 24:02}"
 
 
 def _short(count: int) -> str:

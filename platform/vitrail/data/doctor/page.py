@@ -15,7 +15,8 @@ from vitrail.data.doctor.charts import class_table, size_chart
 from vitrail.data.doctor.diagnosis import Diagnosis, FindingGroup, SplitSummary
 from vitrail.data.doctor.findings import Finding, SampleRef
 from vitrail.data.storage import Folder, Place
-from vitrail.html import document, inline_image, number_cell, plural
+from vitrail.html import document, inline_image, number_cell
+from vitrail.words import plural
 
 Picture = Callable[[SampleRef], bytes | None]
 
