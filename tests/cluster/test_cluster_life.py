@@ -90,7 +90,6 @@ def test_whole_life_of_a_model_as_jobs_on_two_machines(machines: Machines, tmp_p
     assert (card["workers"], card["restarts"]) == (2, 0)
 
 
-@pytest.mark.nightly
 @pytest.mark.long
 def test_loss_of_a_machine_under_three_jobs_ends_all_three_right(machines: Machines, tiny_data: Path) -> None:
     """One machine of three goes; the job that it held goes on where one of the others has ended."""

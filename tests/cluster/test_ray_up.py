@@ -19,7 +19,6 @@ from vitrail.data.scenes import draw_scenes
 DASHBOARD, MLFLOW = "http://127.0.0.1:8265", "http://127.0.0.1:5000"
 
 
-@pytest.mark.nightly
 @pytest.mark.long
 def test_own_machines_become_a_cluster_that_trains_and_is_taken_down() -> None:
     skip_unless_possible()
