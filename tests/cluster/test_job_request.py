@@ -113,9 +113,33 @@ def test_arguments_are_checked_by_the_script_itself() -> None:
 
 def test_place_that_other_machines_lack_is_refused() -> None:
     for option, place in (("--data", "scenes"), ("--root", "runs"), ("--checkpoints", "../kept")):
-        with pytest.raises(UsageError, match=f"{option} {place} is a folder beside this checkout"):
+        with pytest.raises(UsageError, match=f"{option} {place} is a path of this machine"):
             request(ROOT / "jobs/train.py", *TRAIN, option, place)
     request(ROOT / "jobs/train.py", *TRAIN, "--data", "s3://bucket/scenes")
+    request(ROOT / "pipelines/demo.py", "--images", "16")
+    for script, arguments, wrong in (
+        ("pipelines/prepare.py", ("s3://bucket/ade", "data"), "DST data"),
+        ("pipelines/prepare.py", ("ade", "/shared/data"), "SRC ade"),
+        ("pipelines/predict.py", ("models:/scenes@champion", "photographs", "/shared/out"), "IMAGES photographs"),
+        ("pipelines/predict.py", ("models:/scenes@champion", "/shared/photographs", "out"), "OUT out"),
+        ("pipelines/doctor.py", ("ade",), "PLACE ade"),
+        ("jobs/evaluate.py", ("models:/scenes@champion", "--data", "/d", "--out", "all.json"), "--out all.json"),
+    ):
+        with pytest.raises(UsageError, match=f"{wrong} is a path of this machine"):
+            request(ROOT / script, *arguments)
+
+
+def test_model_of_this_machine_is_refused_and_a_registered_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "step_001000").mkdir()
+    for model in ("models:/scenes@champion", "/shared/step_001000", "s3://bucket/step_001000"):
+        request(ROOT / "jobs/evaluate.py", model, "--data", "/shared/data")
+    with pytest.raises(UsageError, match="MODEL step_001000 is a path of this machine"):
+        request(ROOT / "jobs/evaluate.py", "step_001000", "--data", "/shared/data")
+    with pytest.raises(UsageError, match="--pretrained step_001000 is a path of this machine"):
+        request(ROOT / "jobs/train.py", *TRAIN, "--pretrained", "step_001000")
 
 
 def test_name_is_the_scripts_own_unless_given() -> None:

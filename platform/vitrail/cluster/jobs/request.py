@@ -25,8 +25,10 @@ from vitrail.tracking.environment import JOB_VARIABLE, OWNER_VARIABLE
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 EXPORT_RUNS = 'export VITRAIL_RUNS="${VITRAIL_RUNS:-$HOME/runs}"'
 """For the shell on the head."""
-_PLACES = ("data", "root", "checkpoints")
-"""Options that name a place, which has to be one for the cluster's machines."""
+_PLACES = ("data", "root", "checkpoints", "src", "dst", "place", "images", "out")
+"""Parameters that name a place, which has to be one for the cluster's machines."""
+_NAMES_OR_PLACES = ("model", "pretrained")
+"""The same, where they do not name something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,19 +168,23 @@ def parsed_arguments(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
         if not hasattr(error, "format_message"):
             raise
         raise UsageError(f"{script}: {error.format_message()}; `uv run {script} --help` lists what it takes") from None
-    for option in _PLACES:
-        _check_place(context, option)
+    for parameter in command.params:
+        _check_place(context, parameter)
     return dict(context.params)
 
 
-def _check_place(context: Any, option: str) -> None:
-    value = str(context.params.get(option) or "")
-    source = context.get_parameter_source(option)
-    typed = source is not None and source.name == "COMMANDLINE"
-    if typed and value and "://" not in value and not Path(value).is_absolute():
+def _check_place(context: Any, parameter: Any) -> None:
+    """Refuse what lies beside this checkout, or would lie in the job's copy of it, which Ray deletes."""
+    value, source = context.params.get(parameter.name), context.get_parameter_source(parameter.name)
+    if not value or source is None or source.name != "COMMANDLINE" or not isinstance(value, str | Path):
+        return
+    here = "://" not in str(value) and not Path(value).is_absolute()
+    named = parameter.name in _PLACES or (parameter.name in _NAMES_OR_PLACES and Path(value).exists())
+    if here and named:
+        label = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
         raise UsageError(
-            f"--{option} {value} is a folder beside this checkout, and jobs run on other machines; give s3:// or "
-            "gs://, or the whole path of a folder that they all have"
+            f"{label} {value} is a path of this machine, and jobs run on others; give s3:// or gs://, or the whole "
+            "path of a folder that they all have"
         )
 
 
