@@ -195,7 +195,6 @@ def test_address_that_nobody_answers_and_unknown_name_are_explained(cluster: Clu
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
 
 
-@pytest.mark.nightly
 @pytest.mark.long
 def test_training_as_a_job_is_stopped_with_a_checkpoint_and_found_in_mlflow(cluster: Cluster, tiny_data: Path) -> None:
     code, output = cluster.train(tiny_data, name="run", steps=4000)
@@ -210,7 +209,6 @@ def test_training_as_a_job_is_stopped_with_a_checkpoint_and_found_in_mlflow(clus
     assert f"in MLflow  run, KILLED: {run.run_id}" in cluster.run("status", "run", "--tracking-uri", uri)[1]
 
 
-@pytest.mark.nightly
 @pytest.mark.long
 def test_training_that_fails_on_a_cluster_says_on_which_rank(cluster: Cluster, tiny_data: Path) -> None:
     code, output = cluster.train(tiny_data, "--follow", name="diverging", steps=20, lr=1e30)
