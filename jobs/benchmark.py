@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 Out = Annotated[Path | None, typer.Option(help="Write the record here as JSON.")]
 PeerPython = Annotated[Path | None, typer.Option(help="A Python that has mmsegmentation 1.2.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda [default: cuda where there is one].")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cuda where there is one")]
 
 
 @app.callback()
@@ -34,7 +34,7 @@ def benchmark() -> None:
 @app.command()
 def data(
     source: Annotated[
-        str | None, typer.Option(help="Folder of images and masks [default: made-up photographs].")
+        str | None, typer.Option(help="Folder of images and masks.", show_default="made-up photographs")
     ] = None,
     images: Annotated[int, typer.Option(min=16, help="Made-up photographs, 683x512.")] = 128,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions after one that warms up.")] = 7,
@@ -140,7 +140,7 @@ def validation(
 @app.command()
 def end_to_end(
     recipe: Annotated[str, typer.Option(help="A recipe's name.")] = NANO,
-    data: Annotated[str | None, typer.Option(help="A prepared data set [default: drawn scenes].")] = None,
+    data: Annotated[str | None, typer.Option(help="A prepared data set.", show_default="drawn scenes")] = None,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     gpus_per_worker: Annotated[float, typer.Option(min=0)] = 0.0,
     steps: Annotated[int, typer.Option(min=20, help="Of each run and of each bare loop.")] = 100,

@@ -19,11 +19,11 @@ from vitrail.errors import exit_codes
 def main(
     recipe: Annotated[str, typer.Argument(help="A recipe's name; `vitrail recipes` lists them.")],
     data: options.Data,
-    name: Annotated[str | None, typer.Option(help="The run's name [default: recipe and data set].")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name.", show_default="recipe and data set")] = None,
     root: options.Root = Path("runs"),
     workers: options.Workers = 1,
     min_workers: Annotated[
-        int | None, typer.Option(min=1, help="Go on with so many when machines are lost [default: wait for all].")
+        int | None, typer.Option(min=1, help="Go on with so many when machines are lost.", show_default="wait for all")
     ] = None,
     gpus_per_worker: options.GpusPerWorker = 0.0,
     seed: int = 0,

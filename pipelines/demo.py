@@ -2,13 +2,15 @@
 
     uv run pipelines/demo.py
 
-Takes a few minutes on two CPU cores and needs no download. Everything it makes lies in runs/demo.
+Takes a few minutes on two CPU cores and needs no download. Everything it makes lies in runs/demo, in a job below
+VITRAIL_RUNS.
 """
 
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +30,14 @@ console = Console()
 
 def main(
     root: Annotated[
-        Path, typer.Option(callback=options.run_folder, help="Folder for everything the demo makes.")
-    ] = Path("runs/demo"),
+        Path,
+        typer.Option(
+            callback=options.run_folder,
+            default_factory=partial(options.below_runs, "runs", "demo"),
+            show_default="runs/demo, below VITRAIL_RUNS where that is set",
+            help="Folder for everything the demo makes.",
+        ),
+    ],
     replace: Annotated[bool, typer.Option(help="Delete what an earlier demo left there.")] = False,
     resume: options.Resume = False,
     workers: Annotated[int, typer.Option(min=1, help="Training workers.")] = 2,

@@ -6,11 +6,11 @@
 Writes report.json, report.html and, with --augmented, preview.png to --out. Errors make the exit code 1.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitrail import options
 from vitrail.errors import UsageError, exit_codes
 
 if TYPE_CHECKING:
@@ -21,11 +21,20 @@ if TYPE_CHECKING:
 
 def main(
     place: Annotated[str, typer.Argument(help="Source folder or prepared data set; also s3:// or gs://.")],
-    out: Annotated[str | None, typer.Option(help="Folder, s3:// or gs:// to write to [default: doctor/NAME].")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder, s3:// or gs:// to write to.", show_default="doctor/NAME, below VITRAIL_RUNS where that is set"
+        ),
+    ] = None,
     augmented: Annotated[int, typer.Option(min=0, help="Training crops to draw on a contact sheet.")] = 0,
-    recipe: Annotated[str | None, typer.Option(help="Recipe whose crops to draw [default: the published 512].")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe whose crops to draw.", show_default="the published 512")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training run whose crops to draw.")] = 0,
-    address: Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or this machine")
+    ] = None,
 ) -> None:
     """Report what would harm training."""
     with exit_codes():
@@ -40,7 +49,7 @@ def main(
         from vitrail.recipes import get_recipe
 
         folder, console = Folder.at(place), Console()
-        target = Folder.at(out or Path("doctor") / folder.name)
+        target = Folder.at(out or options.below_runs("", "doctor", folder.name))
         if folder.contains(target):
             raise UsageError(f"{target} lies in {folder}; name a folder outside it with --out")
         transforms = get_recipe(recipe).transforms if recipe else TransformConfig()

@@ -52,7 +52,7 @@ def submit(
         bool, typer.Option("--preemptible", help="Save and make room for higher priorities, then go on by itself.")
     ] = False,
     cpus_per_worker: Annotated[
-        int | None, typer.Option(min=1, help="CPUs of each worker [default: its GPUs' share, or 1].")
+        int | None, typer.Option(min=1, help="CPUs of each worker.", show_default="its GPUs' share, or 1")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run where, what is missing, and hours; send nothing.")

@@ -24,7 +24,8 @@ TrackingUri = Annotated[
         "--tracking-uri",
         envvar="MLFLOW_TRACKING_URI",
         callback=tracking_address,
-        help="MLflow's address [default: the store in ROOT].",
+        help="MLflow's address.",
+        show_default="the store in ROOT",
     ),
 ]
 Root = Annotated[Path, typer.Option("--root", callback=run_folder, help="Folder of runs, which holds the local store.")]

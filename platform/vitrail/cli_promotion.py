@@ -18,7 +18,7 @@ _RUNS = Path("runs")
 
 Alias = Annotated[str, typer.Option("--alias", help="The alias to move or look at.")]
 Data = Annotated[
-    str | None, typer.Option(help="Judge on this prepared data set [default: the one the version was trained on].")
+    str | None, typer.Option(help="Judge on this prepared data set.", show_default="the one the version was trained on")
 ]
 Reason = Annotated[str | None, typer.Option(help="Why; kept in the history.")]
 
@@ -112,7 +112,7 @@ def history_command(name: Name, alias: Alias = _CHAMPION, tracking_uri: Tracking
 
 
 def audit_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Registered models [default: all].")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Registered models.", show_default="all")] = None,
     files: Annotated[bool, typer.Option(help="Fetch every file and compare it with its checksum.")] = True,
     tracking_uri: TrackingUri = None,
     root: Root = _RUNS,

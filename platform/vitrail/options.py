@@ -32,6 +32,12 @@ def run_folder(given: Path) -> Path:
     return given
 
 
+def below_runs(otherwise: str, *names: str) -> Path:
+    """Where to write when nobody has said: below `VITRAIL_RUNS` where that is set, as it is for jobs, whose own folder
+    is deleted; else below `otherwise`."""
+    return Path(os.environ.get("VITRAIL_RUNS") or otherwise, *names)
+
+
 CONTINUE_VARIABLE = "VITRAIL_CONTINUE"
 """Set for a job that begins once more, after it made room or its head was lost: what was begun is continued."""
 
@@ -50,9 +56,9 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="path.to.field=valu
 Workers = Annotated[int, typer.Option(min=1, help="Workers; of each trial, in a sweep.")]
 GpusPerWorker = Annotated[float, typer.Option(min=0)]
 Resume = Annotated[bool, typer.Option(envvar=CONTINUE_VARIABLE, help="Continue what was begun under this name.")]
-Register = Annotated[str | None, typer.Option(help="Registered model's name [default: the data set's].")]
+Register = Annotated[str | None, typer.Option(help="Registered model's name.", show_default="the data set's")]
 TrackingUri = Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", callback=tracking_address)]
-Address = Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, or this machine].")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or this machine")]
 
 Precision = Annotated[_Precision, typer.Option(help="auto: bf16 on GPUs, fp32 on CPUs.")]
 MicroBatch = Annotated[str | None, typer.Option(help="Samples at once: a number, or `auto`, what fits.")]
