@@ -26,9 +26,8 @@ from vitrail.cluster.watching.run_metrics import ALL_METRICS, RunMetric
 from vitrail.tracking.job_runs import runs_of_job
 from vitrail.training.throughput import ThroughputCard
 
-pytestmark = pytest.mark.nightly
 ROOT = Path(__file__).parents[2]
-STEPS, VALIDATE_AFTER = 900, 150
+STEPS, VALIDATE_AFTER = 400, 100
 _SAMPLE = re.compile(r"^(ray_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 LOGGED = {
     metrics.IMAGES_PER_SECOND: "train/images_per_s",
