@@ -20,7 +20,6 @@ SIZES += ["model.backbone.img_size=64", "val_interval=2"]
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-@pytest.mark.nightly
 @pytest.mark.long
 def test_training_on_two_workers_listens_on_the_loopback_address_alone(tiny_data: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs/train.py"), "upernet_vit-nano_mln_128x128_1k"]
