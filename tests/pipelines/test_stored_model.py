@@ -86,7 +86,7 @@ def test_model_in_a_store_predicts_and_is_scored_there_as_here(ray_session: None
         done = run(sys.executable, "pipelines/doctor.py", "s3://bucket/data", "--out", "s3://bucket/doctor")
         assert "s3://bucket/doctor/report.html" in done.stdout + done.stderr
         assert stored("doctor/report.html").startswith(b"<!")
-        assert json.loads(stored("doctor/report.json"))["subject"]["name"] == "data"
+        assert json.loads(stored("doctor/report.json"))["subject"]["name"] == "scenes"
     assert not list(ROOT.glob("s3:*"))
 
 
