@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vitrail import options
-from vitrail.config import override
 from vitrail.errors import UsageError, exit_codes
+from vitrail.overrides import override
 
 RECIPE = "upernet_vit-nano_mln_128x128_1k"
 MODEL = "demo-scenes"

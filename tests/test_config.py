@@ -2,9 +2,11 @@
 
 import pytest
 
-from vitrail.config import BackboneConfig, CosineSchedule, PolySchedule, RunConfig, override
+from vitrail.config import BackboneConfig, RunConfig
 from vitrail.errors import UnknownNameError, UsageError
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
+from vitrail.schedules import CosineSchedule, PolySchedule
 
 NANO = get_recipe("upernet_vit-nano_mln_128x128_1k")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitrail.config import ConstantSchedule, CosineSchedule, LinearPolySchedule, PolySchedule
+from vitrail.schedules import ConstantSchedule, CosineSchedule, LinearPolySchedule, PolySchedule
 
 ALL = [PolySchedule, LinearPolySchedule, CosineSchedule, ConstantSchedule]
 

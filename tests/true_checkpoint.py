@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from vitrail.checkpoint import CheckpointInfo, DataSource, ScoreRecord
-from vitrail.config import override
 from vitrail.models.segmentor import Segmentor
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 from vitrail.training.checkpoint import save_checkpoint
 

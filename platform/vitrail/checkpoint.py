@@ -17,8 +17,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from vitrail.config import Recipe, Strict
+from vitrail.config import Recipe
 from vitrail.errors import DataError, UsageError, VitrailError
+from vitrail.strict import Strict
 
 FORMAT_VERSION = 1
 WEIGHTS, STATE, INFO = "model.safetensors", "state.pt", "checkpoint.json"

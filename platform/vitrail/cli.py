@@ -18,8 +18,8 @@ from vitrail.cli_runs import runs_app
 from vitrail.cli_server import server_app, ui
 from vitrail.cli_top import top
 from vitrail.cli_weights import weights_app
-from vitrail.config import override
 from vitrail.errors import exit_codes
+from vitrail.overrides import override
 from vitrail.recipes import RECIPES, get_recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, track and promote segmentation models.")

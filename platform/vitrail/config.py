@@ -1,19 +1,16 @@
-"""What a run is: frozen, strict pydantic models that print as JSON and take overrides from the command line.
-
-    recipe = override(get_recipe("upernet_vit-nano_mln_128x128_1k"), ["schedule.peak_lr=1e-3", "total_steps=400"])
+"""What a run is: frozen, strict pydantic models that print as JSON; `overrides.py` changes them from the command line.
 
 A `Recipe` holds all that decides the result of training but the data and the seed; nothing in it names a machine.
 """
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from vitrail.errors import UnknownNameError, UsageError
+from vitrail.schedules import PolySchedule, Schedule
+from vitrail.strict import Fraction, Strict
 
 IGNORE_INDEX = 255
 """Label of pixels that count in neither loss nor metric."""
@@ -25,20 +22,6 @@ Ingest = Literal["worker", "ray-data"]
 """Who decodes and augments: threads of each worker, or Ray Data's tasks on any machine. The batches are the same."""
 IngestChoice = Literal["auto", "worker", "ray-data"]
 """`auto` is Ray Data where machines without a GPU stand beside those with one."""
-
-T = TypeVar("T", bound=BaseModel)
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Strict(BaseModel):
-    """A frozen configuration that refuses fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def digest(self) -> str:
-        """16 hexadecimal digits that change with any field."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 class BackboneConfig(Strict):
@@ -114,79 +97,6 @@ class OptimizerConfig(Strict):
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Factor on the learning rate from each transformer block to the one before it (Clark et al. 2020, BEiT); 1: all
     parts of the model learn at the same rate, as published."""
-
-
-class Warmup(Strict):
-    """What all schedules share."""
-
-    peak_lr: PositiveFloat = 6e-5
-    warmup_steps: int = Field(default=1500, ge=0)
-    warmup_ratio: PositiveFloat = 1e-6
-
-
-class PolySchedule(Warmup):
-    """mmsegmentation 0.x's `poly` with linear warm-up: decay from step 0, times a ramp; made the published numbers."""
-
-    kind: Literal["poly"] = "poly"
-    power: PositiveFloat = 1.0
-
-    def lr(self, step: int, total_steps: int) -> float:
-        """Learning rate used in `step`, counted from 0 (mmcv 1.7 `PolyLrUpdaterHook`)."""
-        decayed = self.peak_lr * math.pow(1 - step / total_steps, self.power)
-        if step >= self.warmup_steps:
-            return decayed
-        return decayed * (1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio))
-
-
-class LinearPolySchedule(Warmup):
-    """mmsegmentation 1.x's `LinearLR` then `PolyLR`: reaches the peak at the end of warm-up and 0 at the last step."""
-
-    kind: Literal["linear_poly"] = "linear_poly"
-    power: PositiveFloat = 1.0
-
-    def lr(self, step: int, total_steps: int) -> float:
-        """Learning rate used in `step`, counted from 0 (mmengine 0.10 schedulers in closed form)."""
-        if step < self.warmup_steps:
-            share = step / (self.warmup_steps - 1) if self.warmup_steps > 1 else 1.0
-            return self.peak_lr * (self.warmup_ratio + (1 - self.warmup_ratio) * share)
-        decay_steps = max(1, total_steps - self.warmup_steps - 1)
-        steps_left = max(0, decay_steps - (step - self.warmup_steps))
-        # Whole numbers are subtracted, then divided, which keeps all digits near the end.
-        return self.peak_lr * math.pow(steps_left / decay_steps, self.power)
-
-
-class CosineSchedule(Warmup):
-    """Linear warm-up, then half a cosine down to `min_lr` (Loshchilov and Hutter 2017)."""
-
-    kind: Literal["cosine"] = "cosine"
-    min_lr: float = 0.0
-
-    def lr(self, step: int, total_steps: int) -> float:
-        """Learning rate used in `step`, counted from 0."""
-        if step < self.warmup_steps:
-            share = step / self.warmup_steps
-            return self.peak_lr * (self.warmup_ratio + (1 - self.warmup_ratio) * share)
-        progress = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
-        return self.min_lr + (self.peak_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-class ConstantSchedule(Warmup):
-    """Linear warm-up, a plateau, and a linear decay to 0 over the last `decay_share` of the steps."""
-
-    kind: Literal["constant"] = "constant"
-    decay_share: Fraction = 0.2
-
-    def lr(self, step: int, total_steps: int) -> float:
-        """Learning rate used in `step`, counted from 0."""
-        ramp = 1.0
-        if step < self.warmup_steps:
-            ramp = self.warmup_ratio + (1 - self.warmup_ratio) * step / self.warmup_steps
-        decay_steps = self.decay_share * total_steps
-        left = (total_steps - step) / decay_steps if decay_steps else 1.0
-        return self.peak_lr * min(ramp, left, 1.0)
-
-
-Schedule = Annotated[PolySchedule | LinearPolySchedule | CosineSchedule | ConstantSchedule, Field(discriminator="kind")]
 
 
 class TransformConfig(Strict):
@@ -288,19 +198,6 @@ class ComputeConfig(Strict):
     not over the global batch."""
 
 
-def choose_compute(precision: Precision, *, gpus: bool, micro_batch: str | None = None, **flags: bool) -> ComputeConfig:
-    """What a command line asks for: "auto" precision is bf16 on GPUs and fp32 on CPUs.
-
-    Raises:
-        UsageError: a micro-batch that is neither a number of samples nor "auto".
-    """
-    if precision == "auto":
-        precision = "bf16" if gpus else "fp32"
-    return validated(
-        ComputeConfig, {"precision": precision, "micro_batch": micro_batch and _parse(micro_batch), **flags}
-    )
-
-
 class TrackingConfig(Strict):
     """Where a run is recorded in MLflow."""
 
@@ -371,58 +268,3 @@ class RunConfig(Strict):
         """Name of the run in MLflow's tags: the same across restarts."""
         digest = hashlib.sha256(json.dumps([self.folder, self.identity()], sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:12]}"
-
-
-def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
-    """A recipe with `path.to.field=value` applied; values are JSON, or plain text where that fails.
-
-    Raises:
-        UsageError: not an assignment, a field that does not exist, or a value that the field refuses.
-    """
-    values = recipe.model_dump()
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"{assignment!r} is not of the form path.to.field=value")
-        _assign(values, path.strip(), _parse(text.strip()))
-        if path.strip().endswith(".kind"):
-            values = validated(Recipe, values).model_dump()  # the new variant's own fields, for what follows
-    return validated(Recipe, values)
-
-
-def validated(cls: type[T], values: Any) -> T:
-    """An instance of `cls`, or a `UsageError` with one line per field at fault."""
-    try:
-        return cls.model_validate(values)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or cls.__name__}: {e['msg']}" for e in error.errors()]
-        raise UsageError("; ".join(lines)) from None
-
-
-def _assign(values: dict[str, Any], path: str, value: Any) -> None:
-    *parents, leaf = path.split(".")
-    node = values
-    for name in parents:
-        node = _member(node, name, path)
-    current = _member(node, leaf, path)
-    if leaf == "kind" and value != current:
-        # Another variant has other fields: keep those that all variants of a schedule share, drop the rest.
-        shared = {key: node[key] for key in Warmup.model_fields if key in node}
-        node.clear()
-        node.update(shared)
-    node[leaf] = value
-
-
-def _member(node: Any, name: str, path: str) -> Any:
-    known = node if isinstance(node, dict) else {}
-    if name not in known:
-        kind = "field" if name == path else f"part of {path!r}:"
-        raise UnknownNameError(kind, name, known)
-    return known[name]
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -10,13 +10,13 @@ from vitrail.config import (
     ModelConfig,
     MultiLevelNeckConfig,
     OptimizerConfig,
-    PolySchedule,
     Published,
     Recipe,
     TransformConfig,
     UPerHeadConfig,
 )
 from vitrail.errors import UnknownNameError
+from vitrail.schedules import PolySchedule
 
 NECKS = ("none", "mln", "ln_mln")
 """Names of the three necks of the published table: final norm off or on, multi-level neck or none."""

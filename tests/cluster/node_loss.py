@@ -31,7 +31,8 @@ from vitrail.cluster.recovery import look_afresh
 from vitrail.cluster.reporting import THROUGHPUT
 from vitrail.cluster.runtime import HEALTH_CHECKS, ray_cluster
 from vitrail.cluster.trainer import TrainResult, train
-from vitrail.config import RunConfig, override
+from vitrail.config import RunConfig
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 from vitrail.training.continuity import Continuity
 from vitrail.training.watchdog import STALLS, stall_file

@@ -13,7 +13,8 @@ from vitrail.cluster.preflight.earlier_runs import EarlierRun, earlier_runs
 from vitrail.cluster.preflight.expected_time import by_earlier_run, expect
 from vitrail.cluster.preflight.facts import Answer
 from vitrail.cluster.sweep_plan import START_S
-from vitrail.config import ComputeConfig, RunConfig, override
+from vitrail.config import ComputeConfig, RunConfig
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 
 NANO = get_recipe("upernet_vit-nano_mln_128x128_1k")

@@ -20,7 +20,7 @@ from vitrail.cluster.launch import plan_run
 from vitrail.cluster.reconcile import reconcile
 from vitrail.cluster.reporting import THROUGHPUT
 from vitrail.cluster.trainer import train
-from vitrail.config import override
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 from vitrail.tracking.store import default_tracking_uri
 from vitrail.training.checkpoint import load_state, load_weights

@@ -12,11 +12,12 @@ from vitrail.cluster.identity import RUN_FILE, RunExistsError, claim_folder
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.runtime import InfeasibleError
 from vitrail.cluster.trainer import train
-from vitrail.config import Recipe, RunConfig, override
+from vitrail.config import Recipe, RunConfig
 from vitrail.data.shards import DamagedShardError
 from vitrail.errors import UsageError
 from vitrail.models.segmentor import Segmentor
 from vitrail.models.weights import export_weights
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 from vitrail.training.checkpoint import load_state, load_weights
 

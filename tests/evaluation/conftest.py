@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from vitrail.config import Recipe, override
+from vitrail.config import Recipe
 from vitrail.data.layout import read_layout
 from vitrail.data.shard_writer import assemble_manifest, plan_shards, write_shard
 from vitrail.data.shards import ShardReader
 from vitrail.models.segmentor import Segmentor
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 
 CLASSES = 8

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vitrail.config import SlideInferenceConfig, WholeInferenceConfig, override
+from vitrail.config import SlideInferenceConfig, WholeInferenceConfig
 from vitrail.errors import UsageError
 from vitrail.evaluation.inference import (
     MultiScaleFlip,
@@ -16,6 +16,7 @@ from vitrail.evaluation.inference import (
     build_inference,
     build_ms_flip,
 )
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 
 

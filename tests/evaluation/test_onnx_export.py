@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from vitrail.checkpoint import INFO, WEIGHTS, CheckpointInfo, DataSource, file_sha256, info_bytes
 from vitrail.cli import app
-from vitrail.config import Recipe, override
+from vitrail.config import Recipe
 from vitrail.data.layout import distinct_colours
 from vitrail.evaluation.onnx_export import check_sizes, compare, export_onnx
 from vitrail.evaluation.predictor import Predictor
 from vitrail.evaluation.trained import TrainedModel
 from vitrail.models.segmentor import Segmentor
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 
 CLASSES = ("sky", "building", "car", "tree", "road")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitrail.config import Recipe, override
+from vitrail.config import Recipe
 from vitrail.data.shards import DamagedShardError, EncodedSample, ShardReader
 from vitrail.errors import DataError
 from vitrail.evaluation.dealing import MAX_BATCH_PIXELS, ImageBatch, deal_batches
@@ -19,6 +19,7 @@ from vitrail.evaluation.metrics import ConfusionMatrix
 from vitrail.evaluation.predictor import Predictor, evaluate
 from vitrail.evaluation.split import DecodedImage, decode_ahead, evaluate_split, predict_batches
 from vitrail.models.segmentor import Segmentor
+from vitrail.overrides import override
 
 CLASSES = 8
 # float32 kernels for other batch sizes add in another order; nothing else may tell two predictions apart.

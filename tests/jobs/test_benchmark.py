@@ -15,9 +15,9 @@ from vitrail.benchmark.asking import Responder
 from vitrail.benchmark.end_to_end import measure_end_to_end
 from vitrail.benchmark.model import FP32, PEER_FP32, ModelFigures, SideFigures, measured_as, peer_config
 from vitrail.benchmark.record import BenchmarkRecord
-from vitrail.config import override
 from vitrail.errors import UsageError
 from vitrail.models.flops import nominal_flops
+from vitrail.overrides import override
 from vitrail.recipes import RECIPES, get_recipe
 
 NANO = "upernet_vit-nano_128x128_1k"

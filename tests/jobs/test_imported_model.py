@@ -11,7 +11,6 @@ import torch
 from typer.testing import CliRunner
 
 from vitrail.cli import app
-from vitrail.config import override
 from vitrail.data.manifest import Manifest
 from vitrail.data.shards import ShardReader
 from vitrail.errors import UsageError
@@ -20,6 +19,7 @@ from vitrail.evaluation.predictor import Predictor
 from vitrail.evaluation.trained import TrainedModel, open_model
 from vitrail.models.segmentor import Segmentor
 from vitrail.models.weights import export_weights
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 
 Run = Callable[..., tuple[int, str]]

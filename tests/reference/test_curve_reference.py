@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from reference_models import PARTS, Noise, build, has_no_gradient, norms, recipe_of
 from torch import Tensor
 
-from vitrail.config import LinearPolySchedule
 from vitrail.models.naming import to_mmseg
 from vitrail.models.segmentor import Segmentor
+from vitrail.schedules import LinearPolySchedule
 from vitrail.training.optimizer import build_optimizer
 
 BATCH = 4

@@ -8,9 +8,9 @@ import torch
 from golden import files
 from reference_models import recipe_of
 
-from vitrail.config import LinearPolySchedule, PolySchedule
 from vitrail.models.naming import to_mmseg
 from vitrail.models.segmentor import Segmentor
+from vitrail.schedules import LinearPolySchedule, PolySchedule
 from vitrail.training.optimizer import build_optimizer
 
 

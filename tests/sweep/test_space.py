@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from vitrail.config import CosineSchedule, PolySchedule, override
 from vitrail.errors import UnknownNameError, UsageError
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
+from vitrail.schedules import CosineSchedule, PolySchedule
 from vitrail.sweep.space import SearchSpace, apply, parse_vary, trial_name
 
 NANO = "upernet_vit-nano_mln_128x128_1k"

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.config import ComputeConfig, Recipe, override
+from vitrail.config import ComputeConfig, Recipe
 from vitrail.models.segmentor import Segmentor
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe
 from vitrail.training.meter import Meter
 from vitrail.training.optimizer import build_optimizer

@@ -19,12 +19,13 @@ from vitrail.cluster.identity import THROUGHPUT
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.runtime import ray_cluster
 from vitrail.cluster.trainer import train
-from vitrail.config import Ingest, Recipe, RunConfig, Schedule
+from vitrail.config import Ingest, Recipe, RunConfig
 from vitrail.data.batch import Batch
 from vitrail.data.order import StreamPlan
 from vitrail.data.shards import ShardReader
 from vitrail.data.stream import ShardStream
 from vitrail.models.segmentor import Segmentor
+from vitrail.schedules import Schedule
 from vitrail.training.optimizer import build_optimizer
 from vitrail.training.step import LossModule, seed_step, train_step
 from vitrail.training.throughput import ThroughputCard

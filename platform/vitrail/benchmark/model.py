@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from vitrail.benchmark.asking import NO_PEER, Responder
 from vitrail.benchmark.record import Timing, median_ratio
-from vitrail.config import ComputeConfig, Recipe, Strict
+from vitrail.config import ComputeConfig, Recipe
 from vitrail.models.flops import TRAINING_FACTOR, computed_flops, nominal_flops
+from vitrail.strict import Strict
 
 Work = Literal["train", "predict"]
 Device = Literal["cpu", "cuda"]

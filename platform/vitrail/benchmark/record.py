@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-from vitrail.config import Strict
+from vitrail.strict import Strict
 
 _LOAD_AT_START = os.getloadavg()[0]  # this module is imported before anything is measured
 _PACKAGES = ("vitrail", "torch", "ray", "numpy", "opencv-python-headless", "albumentations", "pyarrow", "timm")

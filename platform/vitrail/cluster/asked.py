@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from vitrail.config import ComputeConfig, IngestChoice, Precision, Recipe, RunConfig, choose_compute, override
+from vitrail.config import ComputeConfig, IngestChoice, Precision, Recipe, RunConfig
 from vitrail.errors import UsageError
+from vitrail.overrides import choose_compute, override
 from vitrail.recipes import get_recipe
 from vitrail.sweep.space import SearchSpace, parse_vary
 

@@ -15,7 +15,6 @@ import ray.data
 from pydantic import TypeAdapter
 
 from vitrail.cluster.runtime import ray_cluster
-from vitrail.config import Strict
 from vitrail.data.doctor.diagnosis import Diagnosis, Subject, diagnose
 from vitrail.data.doctor.inspection import IdRange, Record, inspect_pair, inspect_rows
 from vitrail.data.layout import Layout, Pair, read_layout
@@ -23,6 +22,7 @@ from vitrail.data.manifest import MANIFEST_NAME, Manifest
 from vitrail.data.shards import ShardReader
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import DataError, VitrailError
+from vitrail.strict import Strict
 
 _PAIRS_PER_TASK = 24
 _RECORDS = TypeAdapter(list[Record])

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from vitrail.cluster.capacity import granted_cpus
 from vitrail.cluster.runtime import check_feasible, cpu_share, has_cpu_machines
-from vitrail.config import ComputeConfig, IngestChoice, Recipe, RunConfig, TrackingConfig, choose_compute
+from vitrail.config import ComputeConfig, IngestChoice, Recipe, RunConfig, TrackingConfig
 from vitrail.data.manifest import Manifest
 from vitrail.data.order import slice_for
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
+from vitrail.overrides import choose_compute
 from vitrail.tracking.store import default_tracking_uri
 
 _MAX_THREADS = 3

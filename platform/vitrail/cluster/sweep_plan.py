@@ -9,11 +9,12 @@ from pathlib import Path
 from vitrail.cluster.capacity import worker_places
 from vitrail.cluster.launch import plan_run
 from vitrail.cluster.runtime import machines
-from vitrail.config import ComputeConfig, Recipe, RunConfig, Strict
+from vitrail.config import ComputeConfig, Recipe, RunConfig
 from vitrail.data.files import write_aside
 from vitrail.data.manifest import Manifest
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import UsageError
+from vitrail.strict import Strict
 from vitrail.sweep.record import Configuration, Cost, SweepRecord, Trial, Value, label
 from vitrail.sweep.space import SearchSpace, apply, trial_name
 from vitrail.tracking.store import default_tracking_uri

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from vitrail.config import IGNORE_INDEX, Strict
+from vitrail.config import IGNORE_INDEX
 from vitrail.data import ade20k
 from vitrail.data.manifest import Fault
 from vitrail.data.storage import Entry, Folder, Place
 from vitrail.errors import DataError, UsageError
+from vitrail.strict import Strict
 
 SPLITS = ("training", "validation")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, ValidationError, model_validator
 
-from vitrail.config import Strict
 from vitrail.data.storage import Folder, Place, StorageError
 from vitrail.errors import DataError, UsageError
+from vitrail.strict import Strict
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"

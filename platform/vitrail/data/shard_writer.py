@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vitrail.config import IGNORE_INDEX, Strict
+from vitrail.config import IGNORE_INDEX
 from vitrail.data.codec import UInt8Array, check_image, decode_image, decode_raw_label
 from vitrail.data.label_codec import encode_label
 from vitrail.data.layout import Layout, Pair
@@ -21,6 +21,7 @@ from vitrail.data.manifest import FORMAT_VERSION, Fault, Manifest, Shard, Split
 from vitrail.data.shards import SCHEMA, frame_crc32, sample_crc32
 from vitrail.data.storage import Folder, Place
 from vitrail.errors import DataError
+from vitrail.strict import Strict
 
 
 class ShardPlan(Strict):

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitrail.checkpoint import WEIGHTS
-from vitrail.config import Recipe, override
+from vitrail.config import Recipe
 from vitrail.data import ade20k
 from vitrail.data.layout import Colour, distinct_colours
 from vitrail.errors import UsageError
 from vitrail.models.convert import open_segmentor
 from vitrail.models.restored import restore_segmentor
 from vitrail.models.segmentor import Segmentor
+from vitrail.overrides import override
 
 
 @dataclass(frozen=True, kw_only=True)

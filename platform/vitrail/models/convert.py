@@ -6,12 +6,13 @@ from pathlib import Path
 
 from vitrail import __version__
 from vitrail.checkpoint import file_sha256
-from vitrail.config import MIN_COVERAGE, ModelConfig, Recipe, validated
+from vitrail.config import MIN_COVERAGE, ModelConfig, Recipe
 from vitrail.models.architecture import infer_model, is_segmentor, matching_recipe
 from vitrail.models.segmentor import Segmentor
 from vitrail.models.weight_files import WeightFileError, read_tensors, write_safetensors
 from vitrail.models.weights import Coverage, fit, load_weights
 from vitrail.recipes import get_recipe
+from vitrail.strict import validated
 
 _KEY = "vitrail"
 """Of the JSON in a safetensors header."""

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from vitrail.config import Strict
 from vitrail.errors import VitrailError
+from vitrail.strict import Strict
 from vitrail.sweep.record import SweepRecord, Trial
 from vitrail.sweep.statistics import ConfigurationScores, SweepStatistics, finished_trials, summarise
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from vitrail.config import Strict
 from vitrail.data.files import write_aside
+from vitrail.strict import Strict
 
 Value = str | int | float | bool
 Configuration = dict[str, Value]

@@ -22,9 +22,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from vitrail.config import Recipe, Strict, override, validated
+from vitrail.config import Recipe
 from vitrail.errors import UnknownNameError, UsageError
+from vitrail.overrides import override
 from vitrail.recipes import get_recipe, with_backbone, with_neck
+from vitrail.strict import Strict, validated
 from vitrail.sweep.record import Configuration, Rule, Value
 
 Search = Literal["grid", "random", "optuna"]

@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from vitrail.config import Strict
+from vitrail.strict import Strict
 
 _MATRIX_SIDE = {"cpu": 1536, "cuda": 8192}
 _REPEATS = 5

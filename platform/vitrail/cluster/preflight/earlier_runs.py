@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from vitrail.cluster.identity import RUN_FILE, THROUGHPUT
 from vitrail.cluster.run_tracker import recipe_parameters
-from vitrail.config import ComputeConfig, Recipe, RunConfig, Strict
+from vitrail.config import ComputeConfig, Recipe, RunConfig
+from vitrail.strict import Strict
 from vitrail.tracking.environment import connect, retry
 
 _MOST = 3

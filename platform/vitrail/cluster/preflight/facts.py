@@ -6,7 +6,8 @@ from pydantic import Field
 
 from vitrail.cluster.preflight.earlier_runs import EarlierRun
 from vitrail.cluster.preflight.placement import NodeType
-from vitrail.config import RunConfig, Strict
+from vitrail.config import RunConfig
+from vitrail.strict import Strict
 
 MARK = "vitrail.preflight "
 """Begins the line of the probe's output that holds the facts."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitrail.cluster.capacity import Machine
-from vitrail.config import Strict
+from vitrail.strict import Strict
 
 
 class NodeType(Strict):

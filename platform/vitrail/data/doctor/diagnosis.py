@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from vitrail.config import IGNORE_INDEX, Strict
+from vitrail.config import IGNORE_INDEX
 from vitrail.data.doctor.duplicates import find_duplicates
 from vitrail.data.doctor.findings import KINDS, Finding, Kind, Severity
 from vitrail.data.doctor.inspection import TINY_SIDE, IdRange, Record
@@ -20,6 +20,7 @@ from vitrail.data.doctor.numbering import ZeroLabel, judge_zero
 from vitrail.data.layout import SPLITS, Classes, Colour, Layout
 from vitrail.data.manifest import Fault, Manifest
 from vitrail.data.storage import Folder
+from vitrail.strict import Strict
 
 _LISTED = 500
 _COMMON_SIZES = 8

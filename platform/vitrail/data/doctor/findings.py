@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from vitrail.config import Strict
+from vitrail.strict import Strict
 
 Severity = Literal["error", "warning", "note"]
 

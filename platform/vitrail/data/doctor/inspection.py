@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
-from vitrail.config import IGNORE_INDEX, Strict
+from vitrail.config import IGNORE_INDEX
 from vitrail.data.codec import UInt8Array, check_image, decode_image, decode_raw_label
 from vitrail.data.doctor.findings import Finding, SampleRef
 from vitrail.data.layout import Pair
 from vitrail.data.shards import Sample, ShardReader
 from vitrail.data.storage import Folder
 from vitrail.errors import DataError
+from vitrail.strict import Strict
 
 TINY_SIDE = 32
 """Shorter sides below this are reported: two patches of the backbone."""

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from vitrail.config import Strict
 from vitrail.data.doctor.inspection import Record
+from vitrail.strict import Strict
 
 _VOID_NAMES = {
     "unlabelled",
