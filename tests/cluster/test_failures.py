@@ -71,6 +71,7 @@ def frozen_once(happens: Callable[[], object]) -> Iterator[None]:
                 process.kill()
 
 
+@pytest.mark.nightly
 def test_worker_that_hangs_is_named_with_its_stack(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:
     # A worker that waits for another, which has stopped without a word.
     config = plan(tiny_data, tmp_path, stall_timeout_s=20.0, total_steps=2000, workers=2)

@@ -88,6 +88,7 @@ def test_better_version_takes_the_place_of_a_poor_one_and_not_the_other_way_roun
     assert "version 2 is champion again" in vitrail(root, "rollback", NAME)
 
 
+@pytest.mark.nightly
 @pytest.mark.long
 def test_stored_evaluation_that_was_changed_is_made_again(ray_session: None, root: Path) -> None:
     vitrail(root, "promote", NAME, "1")

@@ -27,6 +27,7 @@ def play(scenario: str, data: Path, folder: Path) -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.nightly
 def test_run_grows_onto_a_new_machine_and_survives_a_silent_loss(tiny_data: Path, tmp_path: Path) -> None:
     seen = play("gain_and_lose", tiny_data, tmp_path)
     assert seen["step"] == seen["total_steps"]

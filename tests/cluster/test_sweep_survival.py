@@ -17,7 +17,7 @@ from vitrail.tracking.registry import get_model
 from vitrail.tracking.store import default_tracking_uri
 from vitrail.training.continuity import Continuity
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.nightly]
 
 NANO = "upernet_vit-nano_128x128_1k"
 CHANGES = (*TINY, "total_steps=90", "val_interval=30")

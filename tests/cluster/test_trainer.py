@@ -29,6 +29,7 @@ def tiny(**changes: object) -> Recipe:
     return override(get_recipe("upernet_vit-nano_mln_128x128_1k"), assignments)
 
 
+@pytest.mark.nightly
 @pytest.mark.long
 def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     ray_session: None, tiny_data: Path, tmp_path: Path

@@ -17,6 +17,7 @@ from vitrail.tracking.store import default_tracking_uri
 from vitrail.training.checkpoint import score_record
 
 
+@pytest.mark.nightly
 @pytest.mark.long
 def test_validation_beside_the_run_scores_every_checkpoint(ray_session: None, tiny_data: Path, tmp_path: Path) -> None:
     recipe = tiny(total_steps=6, val_interval=2)
