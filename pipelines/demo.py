@@ -27,17 +27,19 @@ MODEL = "demo-scenes"
 MARKER = "demo.txt"
 console = Console()
 
+Root = Annotated[
+    Path,
+    typer.Option(
+        callback=options.run_folder,
+        default_factory=partial(options.below_runs, "runs", "demo"),
+        show_default="runs/demo, below VITRAIL_RUNS where that is set",
+        help="Folder for everything the demo makes.",
+    ),
+]
+
 
 def main(
-    root: Annotated[
-        Path,
-        typer.Option(
-            callback=options.run_folder,
-            default_factory=partial(options.below_runs, "runs", "demo"),
-            show_default="runs/demo, below VITRAIL_RUNS where that is set",
-            help="Folder for everything the demo makes.",
-        ),
-    ],
+    root: Root,
     replace: Annotated[bool, typer.Option(help="Delete what an earlier demo left there.")] = False,
     resume: options.Resume = False,
     workers: Annotated[int, typer.Option(min=1, help="Training workers.")] = 2,

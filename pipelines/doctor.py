@@ -32,9 +32,7 @@ def main(
         str | None, typer.Option(help="Recipe whose crops to draw.", show_default="the published 512")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training run whose crops to draw.")] = 0,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or this machine")
-    ] = None,
+    address: options.Address = None,
 ) -> None:
     """Report what would harm training."""
     with exit_codes():

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vitrail import options
 from vitrail.cluster.prepare import DEFAULT_SHARD_SIZE_BYTES, OnError, PrepareProgress, prepare
 from vitrail.data.layout import read_classes
 from vitrail.data.manifest import Manifest
@@ -28,7 +29,7 @@ def main(
     on_error: Annotated[OnError, typer.Option(help="What to do when samples are at fault.")] = "stop",
     shard_size_mb: Annotated[int, typer.Option(min=1, help="Source bytes per shard.")] = DEFAULT_SHARD_SIZE_BYTES >> 20,
     overwrite: Annotated[bool, typer.Option(help="Replace another data set in DST.")] = False,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to work on; this machine by default.")] = None,
+    address: options.Address = None,
 ) -> None:
     """Write shards and a manifest of SRC to DST."""
     console, begin = Console(), time.monotonic()

@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from vitrail.cli import app
+from vitrail.cluster.jobs.request import command_of, parsed_arguments
 from vitrail.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -39,18 +40,8 @@ def test_wrong_recipe_or_field_is_exit_code_2(arguments: list[str]) -> None:
 
 def test_no_help_text_has_brackets_which_are_taken_for_markup() -> None:
     """`[default: 1]` would not be shown; `show_default` is."""
-    groups = [typer.main.get_command(app)]
-    for script in (
-        "jobs/train",
-        "jobs/tune",
-        "jobs/evaluate",
-        "pipelines/demo",
-        "pipelines/doctor",
-        "pipelines/predict",
-    ):
-        script_app = typer.Typer()
-        script_app.command()(runpy.run_path(str(ROOT / f"{script}.py"))["main"])
-        groups.append(typer.main.get_command(script_app))
+    scripts = [path for folder in ("jobs", "pipelines") for path in (ROOT / folder).glob("*.py")]
+    groups = [typer.main.get_command(app), *filter(None, map(command_of, scripts))]
     groups.append(typer.main.get_command(runpy.run_path(str(ROOT / "jobs/benchmark.py"))["app"]))
     commands = [command for group in groups for command in _all_commands(group)]
     assert len(commands) > 40
@@ -71,6 +62,4 @@ def test_demo_as_a_job_leaves_nothing_in_the_folder_of_its_code(
     monkeypatch.delenv("VITRAIL_RUNS", raising=False)
     if runs:
         monkeypatch.setenv("VITRAIL_RUNS", runs)
-    demo = typer.Typer()
-    demo.command()(runpy.run_path(str(ROOT / "pipelines/demo.py"))["main"])
-    assert typer.main.get_command(demo).make_context("demo", []).params["root"] == Path(root)
+    assert parsed_arguments(ROOT / "pipelines/demo.py", [])["root"] == Path(root)

@@ -155,12 +155,9 @@ def _demand(values: Mapping[str, Any], *, cpus_per_worker: int | None) -> Demand
 
 def parsed_arguments(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
     """The values of a script's parameters, by name; nothing for scripts that typer does not read."""
-    main = _main_of(script)
-    if main is None:
+    command = command_of(script)
+    if command is None:
         return {}
-    app = typer.Typer(add_completion=False)
-    app.command()(main)
-    command = typer.main.get_command(app)
     try:
         context = command.make_context(str(script), list(arguments))
     except Exception as error:
@@ -188,12 +185,14 @@ def _check_place(context: Any, parameter: Any) -> None:
         )
 
 
-def _main_of(script: Path) -> Any:
-    """The script's `main`, if importing it runs nothing else."""
+def command_of(script: Path) -> Any:
+    """What typer makes of the script's `main`, if importing it runs nothing else; else None."""
     if not re.search(r'^if __name__ == "__main__":\n    typer\.run\(main\)$', script.read_text(), re.MULTILINE):
         return None
     spec = importlib.util.spec_from_file_location(f"job_{script.stem}", script)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main
+    app = typer.Typer(add_completion=False)
+    app.command()(module.main)
+    return typer.main.get_command(app)

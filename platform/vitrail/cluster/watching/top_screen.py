@@ -17,8 +17,11 @@ T = TypeVar("T")
 WIDE = 110
 """From so many columns on there is room for all that is known."""
 _GIB = 2**30
-_COLOURS = {"running": "green", "training": "green", "failed": "red", "stopped": "yellow"}
-_COLOURS |= dict.fromkeys(("pending", "queued", "yielding"), "yellow")
+_COLOURS = {
+    **dict.fromkeys(("running", "training"), "green"),
+    **dict.fromkeys(("pending", "queued", "yielding", "stopped"), "yellow"),
+    "failed": "red",
+}
 _LINES_AROUND = 7
 """Of the screen: the line of the whole, two headings, two lines between, and two that say what was left out."""
 _FEWEST_JOBS = 4
